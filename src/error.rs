@@ -1,0 +1,319 @@
+//! What can go wrong, and what a handler answers when it does.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+/// A result whose error is [`Error`] unless said otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What failed, why, and where there is one: which record or batch.
+///
+/// No variant carries a payload or the value of a secret setting.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting, a topic, a group, a service or a list of brokers that cannot work. Found before anything connects.
+    #[error("setting `{key}`: {reason}")]
+    Setting {
+        /// The setting's name, as librdkafka or the builder spells it.
+        key: String,
+        /// Why it is refused. Never holds the value of a secret key.
+        reason: String,
+    },
+
+    /// A text is not an envelope, or an envelope's item does not fit the wanted type.
+    #[error("cannot decode: {source}")]
+    Decode {
+        /// The rule that failed, and the line and column where.
+        source: serde_json::Error,
+    },
+
+    /// A record from Kafka is not an envelope, or its item does not fit the wanted type.
+    #[error("cannot decode {topic}:{partition}:{offset}:{}: {source}", key.as_deref().unwrap_or(""))]
+    Undecodable {
+        /// The record's topic.
+        topic: String,
+        /// The record's partition.
+        partition: i32,
+        /// The record's offset.
+        offset: i64,
+        /// The record's key where it has one, bytes that are not UTF-8 replaced.
+        key: Option<String>,
+        /// The rule that failed, and the line and column where.
+        source: serde_json::Error,
+    },
+
+    /// A payload cannot be written as JSON.
+    #[error("cannot encode the payload as JSON: {source}")]
+    Encode {
+        /// What the payload's `Serialize` said.
+        source: serde_json::Error,
+    },
+
+    /// More of something than an envelope may hold.
+    #[error("{what}: {actual} is more than the limit of {limit}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much there is.
+        actual: usize,
+        /// How much there may be.
+        limit: usize,
+    },
+
+    /// A message is larger than the producer's `message.max.bytes`. Nothing of its batch was sent.
+    #[error(
+        "message {index} of the batch takes {bytes} bytes, `message.max.bytes` allows {limit}: nothing of the batch was sent"
+    )]
+    Oversize {
+        /// The message's place in the batch, 0 for a message on its own.
+        index: usize,
+        /// Its size on the wire before compression, with key, headers and overhead.
+        bytes: usize,
+        /// The limit in force.
+        limit: usize,
+    },
+
+    /// Messages of a batch were not acknowledged.
+    #[error("{} of {total} messages were not acknowledged, {} of them possibly persisted; first: {}", failed.len(), possibly_persisted.len(), First(failed))]
+    NotDelivered {
+        /// How many messages the batch had.
+        total: usize,
+        /// The place in the batch of each message without an acknowledgement, in order, and why.
+        failed: Vec<(usize, KafkaError)>,
+        /// Those places among `failed` whose message may stand in the log all the same: it was on its way when the
+        /// answer was lost. All others in `failed` are not in the log.
+        possibly_persisted: Vec<usize>,
+    },
+
+    /// The handler failed. Nothing of the batch is committed but what stands before [`HandlerError::at`]'s index.
+    #[error("handler failed on {batch}: {source}")]
+    Handler {
+        /// The batch, as `topic[partition=first:next,…],…`.
+        batch: String,
+        /// The handler's own error, or what its panic said.
+        source: BoxError,
+    },
+
+    /// A batch was handled, but whether its offsets are committed is not known: it may be delivered again.
+    #[error("offsets of {partitions} were handled but not confirmed as committed: {reason}")]
+    NotCommitted {
+        /// The partitions and offsets, as `topic[partition=first:next,…],…`.
+        partitions: String,
+        /// Why: the deadline passed, or what the broker answered.
+        reason: String,
+    },
+
+    /// A partition cannot be read on.
+    #[error("partition {topic}:{partition} stopped at offset {offset}: {source}")]
+    Partition {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// The next offset that would have been read.
+        offset: i64,
+        /// What librdkafka reported.
+        source: KafkaError,
+    },
+
+    /// The consumer's own thread ended, so nothing can be fetched any more. Build a new consumer.
+    #[error("the consumer is closed: {0}")]
+    Closed(String),
+
+    /// An error of the Kafka client itself.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
+}
+
+/// The first undelivered message, for [`Error::NotDelivered`]'s text.
+struct First<'a>(&'a [(usize, KafkaError)]);
+
+impl fmt::Display for First<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.first() {
+            Some((index, error)) => write!(f, "message {index}: {error}"),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+impl Error {
+    pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Setting { key: key.into(), reason: reason.into() }
+    }
+
+    /// Whether the client that answered this is beyond use: a new one has to be built.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            // librdkafka marks these itself: a fenced instance, a broken idempotence guarantee.
+            Self::Kafka(error) | Self::Partition { source: error, .. } => {
+                matches!(error, KafkaError::MessageConsumptionFatal(_))
+                    || matches!(error.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced | Code::FencedInstanceId))
+            }
+            Self::NotDelivered { failed, .. } => {
+                failed.iter().any(|(_, error)| matches!(error.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
+            }
+            Self::Closed(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the same call may succeed when it is made again, without anything being changed first.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            // What the handler could not do now, it may do later; the batch is kept and handed over again.
+            Self::Handler { .. } => true,
+            // The watermark is sent again with the next commit.
+            Self::NotCommitted { .. } => true,
+            // Outages end. A message that is too large, or a topic that does not exist, stays so.
+            Self::NotDelivered { failed, .. } => failed.iter().all(|(_, error)| is_transient(error)),
+            Self::Kafka(error) => is_transient(error),
+            // The text, the setting or the payload itself has to change.
+            _ => false,
+        }
+    }
+}
+
+/// Errors of the network, the queue and a broker on its way up or down.
+fn is_transient(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::QueueFull
+                | Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::Resolve
+                | Code::OperationTimedOut
+                | Code::MessageTimedOut
+                | Code::WaitingForCoordinator
+                | Code::RequestTimedOut
+                | Code::CoordinatorLoadInProgress
+                | Code::CoordinatorNotAvailable
+                | Code::NotCoordinator
+                | Code::LeaderNotAvailable
+                | Code::NotLeaderForPartition
+                | Code::NotEnoughReplicas
+                | Code::NotEnoughReplicasAfterAppend
+                | Code::NetworkException
+        )
+    )
+}
+
+/// What a handler answers when it could not handle its batch.
+///
+/// `?` turns any error into one, `Err("text".into())` too. [`HandlerError::at`] says how far the handler came. Like
+/// `anyhow::Error` it does not implement [`std::error::Error`] itself, because then `?` could not convert every error.
+///
+/// ```
+/// use kafka_envelope::HandlerError;
+///
+/// fn handle(lines: &[&str]) -> Result<(), HandlerError> {
+///     for (index, line) in lines.iter().enumerate() {
+///         let _: u32 = line.parse().map_err(|error: std::num::ParseIntError| HandlerError::at(index, error))?;
+///     }
+///     Ok(())
+/// }
+/// assert_eq!(handle(&["1", "2", "x"]).unwrap_err().index(), Some(2));
+/// ```
+#[derive(Debug)]
+pub struct HandlerError {
+    index: Option<usize>,
+    source: BoxError,
+}
+
+impl HandlerError {
+    /// An error about the batch as a whole: nothing of it is done.
+    pub fn new(error: impl Into<BoxError>) -> Self {
+        Self { index: None, source: error.into() }
+    }
+
+    /// An error at the record with this index in the batch: all records before it are done, and are committed.
+    ///
+    /// An index that the batch does not have says nothing, so nothing is committed.
+    pub fn at(index: usize, error: impl Into<HandlerError>) -> Self {
+        Self { index: Some(index), source: error.into().source }
+    }
+
+    /// The index given to [`HandlerError::at`].
+    #[must_use]
+    pub fn index(&self) -> Option<usize> {
+        self.index
+    }
+
+    /// The error itself.
+    #[must_use]
+    pub fn get_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        &*self.source
+    }
+
+    /// The error itself, by value.
+    #[must_use]
+    pub fn into_inner(self) -> BoxError {
+        self.source
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "record {index} of the batch: {}", self.source),
+            None => self.source.fmt(f),
+        }
+    }
+}
+
+impl<E: Into<BoxError>> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+impl From<HandlerError> for Box<dyn StdError> {
+    fn from(error: HandlerError) -> Self {
+        error.source
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_error_becomes_a_handler_error() {
+        fn parse() -> Result<u32, HandlerError> {
+            Ok("x".parse::<u32>()?)
+        }
+        assert!(parse().unwrap_err().to_string().contains("invalid digit"));
+        let text: HandlerError = "nothing left".into();
+        assert_eq!(text.to_string(), "nothing left");
+        let outer = HandlerError::at(3, HandlerError::at(1, "inner"));
+        assert_eq!((outer.index(), outer.to_string().as_str()), (Some(3), "record 3 of the batch: inner"));
+    }
+
+    #[test]
+    fn an_error_names_its_record() {
+        let source = <serde_json::Error as serde::de::Error>::custom("no `item`");
+        let error =
+            Error::Undecodable { topic: "orders".into(), partition: 3, offset: 42, key: Some("k".into()), source };
+        assert_eq!(error.to_string(), "cannot decode orders:3:42:k: no `item`");
+        assert!(!error.is_retriable() && !error.is_fatal());
+    }
+
+    #[test]
+    fn outages_are_retriable_and_fences_are_fatal() {
+        let produced = |code| KafkaError::MessageProduction(code);
+        let failed =
+            |code| Error::NotDelivered { total: 2, failed: vec![(1, produced(code))], possibly_persisted: Vec::new() };
+        assert!(failed(Code::MessageTimedOut).is_retriable());
+        assert!(!failed(Code::MessageSizeTooLarge).is_retriable());
+        assert!(failed(Code::Fenced).is_fatal());
+        assert!(failed(Code::MessageTimedOut).to_string().contains("1 of 2"));
+    }
+}
