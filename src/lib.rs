@@ -1,5 +1,6 @@
 //! JSON envelopes over Apache Kafka.
 
+mod consumer;
 pub mod envelope;
 mod error;
 

@@ -1,0 +1,4 @@
+//! The batch consumer.
+#![allow(dead_code)]
+
+mod ledger;
