@@ -1,0 +1,254 @@
+//! One batch of records, copied into one reused buffer, so that librdkafka gets its memory back at once and the
+//! handler's thread never frees what another thread allocated.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::envelope::BatchRef;
+
+/// A buffer that held one huge record is given back to the allocator down to this size.
+const KEEP_BYTES: usize = 1 << 20;
+
+/// A null key, value or header value.
+const NULL: u32 = u32::MAX;
+
+/// Where a record came from: a partition, in one ownership of it. `tag` is the owner's own mark for that.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+    pub(crate) tag: u64,
+}
+
+/// A record's place in the buffer: key, value and headers stand there one after the other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Record {
+    source: u32,
+    start: usize,
+    key: u32,
+    value: u32,
+    headers: u32,
+    pub(crate) offset: i64,
+    /// Milliseconds since 1970, negative for none.
+    timestamp: i64,
+}
+
+/// A record as it is put in. Headers come already encoded, see [`encode_header`].
+#[derive(Debug)]
+pub(crate) struct NewRecord<'a> {
+    pub(crate) offset: i64,
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+/// A batch of records.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    bytes: Vec<u8>,
+    records: Vec<Record>,
+    sources: Vec<Source>,
+    /// The records before this one are done, after a handler's partial success.
+    from: usize,
+}
+
+/// Appends a header in the form that [`Headers`](super::Headers) reads.
+pub(crate) fn encode_header(bytes: &mut Vec<u8>, name: &str, value: Option<&[u8]>) {
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(NULL - 1);
+    bytes.extend_from_slice(&length(name.as_bytes()).to_ne_bytes());
+    bytes.extend_from_slice(&value.map_or(NULL, length).to_ne_bytes());
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(value.unwrap_or_default());
+}
+
+/// The first header of an encoded list, and the rest.
+pub(crate) fn decode_header(bytes: &[u8]) -> Option<(&str, Option<&[u8]>, &[u8])> {
+    let (name_length, rest) = bytes.split_first_chunk()?;
+    let (value_length, rest) = rest.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(u32::from_ne_bytes(*name_length) as usize)?;
+    let name = std::str::from_utf8(name).ok()?;
+    match u32::from_ne_bytes(*value_length) {
+        NULL => Some((name, None, rest)),
+        length => rest.split_at_checked(length as usize).map(|(value, rest)| (name, Some(value), rest)),
+    }
+}
+
+impl Arena {
+    /// The records that are still to be handled.
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.records[self.from..]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records().is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.records().len()
+    }
+
+    /// The bytes copied in so far.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn source(&self, record: &Record) -> &Source {
+        &self.sources[record.source as usize]
+    }
+
+    pub(crate) fn key(&self, record: &Record) -> Option<&[u8]> {
+        (record.key != NULL).then(|| &self.bytes[record.start..][..record.key as usize])
+    }
+
+    /// None: a tombstone.
+    pub(crate) fn value(&self, record: &Record) -> Option<&[u8]> {
+        (record.value != NULL).then(|| &self.bytes[record.key_end()..][..record.value as usize])
+    }
+
+    pub(crate) fn headers(&self, record: &Record) -> &[u8] {
+        &self.bytes[record.value_end()..][..record.headers as usize]
+    }
+
+    /// The place among this arena's sources of one with the wanted mark, made where there is none.
+    pub(crate) fn source_index(&mut self, found: impl Fn(u64) -> bool, make: impl FnOnce() -> Source) -> u32 {
+        let index = self.sources.iter().position(|source| found(source.tag)).unwrap_or_else(|| {
+            self.sources.push(make());
+            self.sources.len() - 1
+        });
+        u32::try_from(index).unwrap_or(u32::MAX)
+    }
+
+    /// Copies a record in; `headers` appends its headers with [`encode_header`].
+    pub(crate) fn push(&mut self, source: u32, record: &NewRecord<'_>, headers: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        let mut copy = |bytes: Option<&[u8]>| {
+            self.bytes.extend_from_slice(bytes.unwrap_or_default());
+            bytes.map_or(NULL, |bytes| u32::try_from(bytes.len()).unwrap_or(NULL))
+        };
+        let (key, value) = (copy(record.key), copy(record.value));
+        let before = self.bytes.len();
+        headers(&mut self.bytes);
+        let headers = u32::try_from(self.bytes.len() - before).unwrap_or(0);
+        let timestamp = record.timestamp.unwrap_or(-1);
+        self.records.push(Record { source, start, key, value, headers, offset: record.offset, timestamp });
+    }
+
+    /// Groups the records by source, in the order in which the sources came first.
+    pub(crate) fn group(&mut self) {
+        if !self.records.is_sorted_by_key(|record| record.source) {
+            self.records[self.from..].sort_by_key(|record| record.source);
+        }
+    }
+
+    /// Drops the records of sources that `keep` refuses.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Source) -> bool) {
+        self.records.drain(..std::mem::take(&mut self.from));
+        if !self.sources.iter().all(&keep) {
+            self.records.retain(|record| keep(&self.sources[record.source as usize]));
+        }
+    }
+
+    /// The first `count` of the remaining records are done.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.from = (self.from + count).min(self.records.len());
+    }
+
+    /// The offsets of the first `count` remaining records: a range for each run of one source. They are ranges over
+    /// records only: what stands between two offsets of a range belongs to no record of another batch.
+    pub(crate) fn ranges(&self, count: usize) -> impl Iterator<Item = (&Source, Range<i64>)> + '_ {
+        self.records()[..count].chunk_by(|one, next| one.source == next.source).filter_map(|run| {
+            let (first, last) = (run.first()?, run.last()?);
+            Some((self.source(first), first.offset..last.offset + 1))
+        })
+    }
+
+    /// All remaining records, as `topic[partition=first:next,…],…`.
+    pub(crate) fn reference(&self) -> BatchRef {
+        self.ranges(self.len())
+            .map(|(source, offsets)| (&*source.topic, source.partition, offsets.start, offsets.end))
+            .collect()
+    }
+
+    /// Empties the arena and keeps its memory for the next batch, within reason.
+    pub(crate) fn clear(&mut self) {
+        let used = self.bytes.len();
+        self.bytes.clear();
+        if self.bytes.capacity() > KEEP_BYTES.max(4 * used) {
+            self.bytes.shrink_to(KEEP_BYTES);
+        }
+        self.records.clear();
+        self.sources.clear();
+        self.from = 0;
+    }
+}
+
+impl Record {
+    fn key_end(&self) -> usize {
+        self.start + if self.key == NULL { 0 } else { self.key as usize }
+    }
+
+    fn value_end(&self) -> usize {
+        self.key_end() + if self.value == NULL { 0 } else { self.value as usize }
+    }
+
+    pub(crate) fn timestamp(&self) -> Option<i64> {
+        (self.timestamp >= 0).then_some(self.timestamp)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(partition: i32) -> Source {
+        Source { topic: "t".into(), partition, tag: 7 + partition as u64 }
+    }
+
+    fn push(arena: &mut Arena, partition: i32, offset: i64, value: Option<&[u8]>) {
+        let index = arena.source_index(|tag| tag == 7 + partition as u64, || source(partition));
+        let record = NewRecord { offset, timestamp: None, key: Some(b"k"), value };
+        arena.push(index, &record, |bytes| encode_header(bytes, "h", value));
+    }
+
+    #[test]
+    fn a_record_comes_out_as_it_went_in() {
+        let mut arena = Arena::default();
+        push(&mut arena, 0, 5, Some(b"value"));
+        push(&mut arena, 0, 6, None);
+        push(&mut arena, 0, 7, Some(b""));
+        let records = arena.records();
+        assert_eq!(arena.key(&records[0]), Some(&b"k"[..]));
+        let values: Vec<_> = records.iter().map(|record| arena.value(record)).collect();
+        assert_eq!(values, [Some(&b"value"[..]), None, Some(&b""[..])]);
+        let headers: Vec<_> = records.iter().map(|record| decode_header(arena.headers(record)).unwrap().1).collect();
+        assert_eq!(headers, values);
+        assert_eq!(records[0].timestamp(), None);
+    }
+
+    #[test]
+    fn records_are_grouped_by_first_arrival_and_keep_their_order() {
+        let mut arena = Arena::default();
+        for (partition, offset) in [(2, 0), (0, 0), (2, 1), (1, 0), (0, 1)] {
+            push(&mut arena, partition, offset, None);
+        }
+        arena.group();
+        assert_eq!(arena.reference().to_string(), "t[0=0:2,1=0:1,2=0:2]");
+        let order: Vec<_> = arena.records().iter().map(|record| arena.source(record).partition).collect();
+        assert_eq!(order, [2, 2, 0, 0, 1]);
+        arena.advance(1);
+        arena.retain(|source| source.partition != 0);
+        assert_eq!(arena.reference().to_string(), "t[1=0:1,2=1:2]");
+        let ranges: Vec<_> = arena.ranges(1).map(|(source, offsets)| (source.partition, offsets)).collect();
+        assert_eq!(ranges, [(2, 1..2)]);
+    }
+
+    #[test]
+    fn a_huge_record_does_not_stay_in_memory() {
+        let mut arena = Arena::default();
+        push(&mut arena, 0, 0, Some(&vec![0; 64 << 20]));
+        arena.clear();
+        push(&mut arena, 0, 1, Some(b"small"));
+        arena.clear();
+        assert!(arena.bytes.capacity() <= KEEP_BYTES);
+    }
+}

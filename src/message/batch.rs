@@ -1,0 +1,262 @@
+//! What a handler gets: a batch of decoded records.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Deref;
+use std::str;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde::de::Error as _;
+use serde_json::value::RawValue;
+
+use crate::envelope::{BatchRef, History, Ref, decode_item, decode_value};
+use crate::error::{Error, HandlerError, Result};
+use crate::message::arena::{Arena, Record, decode_header};
+
+/// A record from Kafka with its decoded payload.
+pub struct Received<'a, T> {
+    /// The envelope's `item`.
+    pub payload: T,
+    history: Option<&'a RawValue>,
+    record: &'a Record,
+    arena: &'a Arena,
+}
+
+impl<'a, T> Received<'a, T> {
+    /// The message's id: the record's key. `None` for a record without a key.
+    #[must_use]
+    pub fn id(&self) -> Option<&'a str> {
+        self.key().and_then(|key| str::from_utf8(key).ok())
+    }
+
+    /// The record's key as bytes.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.arena.key(self.record)
+    }
+
+    /// The topic that the record was read from.
+    #[must_use]
+    pub fn topic(&self) -> &'a str {
+        &self.arena.source(self.record).topic
+    }
+
+    /// The partition that the record was read from.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.arena.source(self.record).partition
+    }
+
+    /// The record's own offset.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.record.offset
+    }
+
+    /// When the record was made, or appended where the topic says so, in whole milliseconds.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<DateTime<Utc>> {
+        self.record.timestamp().and_then(DateTime::from_timestamp_millis)
+    }
+
+    /// The record's headers, in order.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'a> {
+        Headers(self.arena.headers(self.record))
+    }
+
+    /// Who made this message, when and from which: `None` where the envelope says nothing, or where its history was
+    /// longer than [`MAX_HISTORY_DEPTH`](crate::envelope::MAX_HISTORY_DEPTH).
+    #[must_use]
+    pub fn history(&self) -> Option<History> {
+        self.history.map(History::checked)
+    }
+
+    /// This record as a reference, for [`Message::caused_by`](crate::Message::caused_by).
+    #[must_use]
+    pub fn reference(&self) -> Ref {
+        let key = self.key().map(|key| String::from_utf8_lossy(key).into_owned());
+        Ref {
+            topic: self.topic().to_owned(),
+            partition: self.partition(),
+            offset: self.offset(),
+            key,
+            history: self.history(),
+        }
+    }
+}
+
+impl<'a> Received<'a, &'a RawValue> {
+    /// Decodes the payload into a type that may borrow from the record.
+    ///
+    /// # Errors
+    /// [`Error::Undecodable`] where the payload does not fit `T`. Handed on with `?`, it is treated as what it is: a
+    /// record that cannot be read, not a handler that failed.
+    pub fn decode<D: Deserialize<'a>>(&self) -> Result<D> {
+        decode_item(self.payload).map_err(|source| undecodable(self.arena, self.record, source))
+    }
+}
+
+impl<T> From<&Received<'_, T>> for Ref {
+    fn from(received: &Received<'_, T>) -> Self {
+        received.reference()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Received<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Received")
+            .field("topic", &self.topic())
+            .field("partition", &self.partition())
+            .field("offset", &self.offset())
+            .field("id", &self.id())
+            .field("payload", &self.payload)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A record's headers.
+#[derive(Clone, Copy)]
+pub struct Headers<'a>(&'a [u8]);
+
+impl<'a> Headers<'a> {
+    /// The headers in order. A name may come more than once; a value may be null.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
+        let mut bytes = self.0;
+        std::iter::from_fn(move || {
+            let (name, value, rest) = decode_header(bytes)?;
+            bytes = rest;
+            Some((name, value))
+        })
+    }
+
+    /// The value of the last header with this name, as Kafka's own clients look it up. `None` where there is none, or
+    /// where its value is null.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.iter().filter(|(found, _)| *found == name).last().and_then(|(_, value)| value)
+    }
+}
+
+impl fmt::Debug for Headers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.iter().map(|(name, value)| (name, value.map(String::from_utf8_lossy))))
+            .finish()
+    }
+}
+
+/// What a handler gets: records in the order of their log, grouped by topic and partition.
+///
+/// It is a slice of [`Received`]. Tombstones and empty values are left out; they count as handled with their batch.
+pub struct Batch<'a, T = serde_json::Value> {
+    records: Vec<Received<'a, T>>,
+    arena: &'a Arena,
+}
+
+/// A batch whose payloads are still JSON text, to be decoded into types that borrow from it.
+pub type RawBatch<'a> = Batch<'a, &'a RawValue>;
+
+impl<'a, T> Batch<'a, T> {
+    /// The topics, partitions and offsets of this batch, tombstones included.
+    #[must_use]
+    pub fn reference(&self) -> BatchRef {
+        self.arena.reference()
+    }
+
+    /// Of the records that share an id only the last, in the order of those last ones. Records without an id all stay.
+    pub fn latest_by_id(&self) -> impl Iterator<Item = &Received<'a, T>> {
+        let mut seen = HashSet::new();
+        let mut latest: Vec<_> =
+            self.records.iter().rev().filter(|record| record.key().is_none_or(|key| seen.insert(key))).collect();
+        latest.reverse();
+        latest.into_iter()
+    }
+
+    /// Calls `handle` with each record until one fails. The error then carries the record's index, so that what stands
+    /// before it is committed.
+    ///
+    /// # Errors
+    /// The first error of `handle`, as [`HandlerError::at`].
+    pub fn each(&self, mut handle: impl FnMut(&Received<'a, T>) -> Result<(), HandlerError>) -> Result<(), HandlerError> {
+        self.records
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, record)| handle(record).map_err(|error| HandlerError::at(index, error)))
+    }
+
+    /// How many of the arena's records are done when those before `index` of this batch are: tombstones before it
+    /// count. None where the batch has no such record.
+    pub(crate) fn records_before(&self, index: usize) -> Option<usize> {
+        let wanted: *const Record = self.records.get(index)?.record;
+        self.arena.records().iter().position(|record| std::ptr::eq(record, wanted))
+    }
+}
+
+impl<'a, T> Deref for Batch<'a, T> {
+    type Target = [Received<'a, T>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.records
+    }
+}
+
+impl<'a, 'b, T> IntoIterator for &'b Batch<'a, T> {
+    type Item = &'b Received<'a, T>;
+    type IntoIter = std::slice::Iter<'b, Received<'a, T>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.records.iter()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Batch<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.records).finish()
+    }
+}
+
+/// Decodes what the arena holds.
+///
+/// # Errors
+/// [`Error::Undecodable`] at the first record that is no envelope, whose item does not fit `T`, or whose key is not
+/// UTF-8.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'a, T>> {
+    let mut records = Vec::with_capacity(arena.len());
+    for record in arena.records() {
+        let Some(value) = arena.value(record).filter(|value| !value.is_empty()) else { continue };
+        let decoded = decode_value(value).map_err(|source| undecodable(arena, record, source))?;
+        if arena.key(record).is_some_and(|key| str::from_utf8(key).is_err()) {
+            let source = serde_json::Error::custom("the key, which is the message's id, is not UTF-8");
+            return Err(undecodable(arena, record, source));
+        }
+        let received = Received { payload: decoded.item, history: decoded.history, record, arena };
+        if decoded.truncated {
+            log::warn!("history of {} is too long and is left out", received.reference());
+        }
+        records.push(received);
+    }
+    Ok(Batch { records, arena })
+}
+
+fn undecodable(arena: &Arena, record: &Record, source: serde_json::Error) -> Error {
+    let from = arena.source(record);
+    Error::Undecodable {
+        topic: (*from.topic).to_owned(),
+        partition: from.partition,
+        offset: record.offset,
+        key: arena.key(record).map(excerpt),
+        source,
+    }
+}
+
+/// Enough of a key to find it, however long it is.
+fn excerpt(key: &[u8]) -> String {
+    const LONGEST: usize = 100;
+    let text = String::from_utf8_lossy(key);
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
+}

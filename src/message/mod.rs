@@ -1,0 +1,10 @@
+//! Messages: [`Message`] to send, [`Received`] from Kafka, and the [`Batch`] a handler gets.
+
+pub(crate) mod arena;
+mod batch;
+mod outgoing;
+
+pub use batch::{Batch, Headers, RawBatch, Received};
+pub use outgoing::{Message, Oversize};
+
+pub(crate) use batch::decode;

@@ -1,0 +1,378 @@
+//! What rdkafka does not offer, on librdkafka itself. The only `unsafe` of the crate stands here.
+//!
+//! [`Reader`] is a consumer whose records arrive on a queue of their own, so that rebalances, errors and commit answers
+//! never wait behind records. Every callback from librdkafka only rings a bell: nothing in it can panic.
+
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::time::Duration;
+
+use rdkafka::bindings as rd;
+use rdkafka::client::Client;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::types::RDKafkaRespErr;
+
+type Callback = Box<dyn Fn() + Send + Sync>;
+
+/// Called by librdkafka's threads when a queue that was empty gets its first entry.
+unsafe extern "C" fn ring(_: *mut rd::rd_kafka_t, opaque: *mut c_void) {
+    // SAFETY: `opaque` is the `Callback` that `Queue::on_event` boxed; it lives until after the callback is disabled.
+    let callback = unsafe { &*opaque.cast::<Callback>() };
+    callback();
+}
+
+fn error_code(raw: i32) -> Option<Code> {
+    match RDKafkaRespErr::try_from(raw) {
+        Ok(RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR) => None,
+        Ok(error) => Some(error.into()),
+        Err(_) => Some(Code::Unknown),
+    }
+}
+
+/// Reads an error code as the number it is in C, where a newer librdkafka could store one that the enum lacks.
+///
+/// # Safety
+/// `error` points to an initialized `rd_kafka_resp_err_t`.
+unsafe fn read_error(error: *const rd::rd_kafka_resp_err_t) -> Option<Code> {
+    // SAFETY: the C enum is a 32-bit integer, and the caller says that it is initialized.
+    error_code(unsafe { error.cast::<i32>().read() })
+}
+
+/// # Safety
+/// `text` is null or a C string that outlives `'a`.
+unsafe fn text<'a>(text: *const c_char) -> std::borrow::Cow<'a, str> {
+    if text.is_null() {
+        return "".into();
+    }
+    // SAFETY: not null, and by the caller's word a C string.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy()
+}
+
+/// # Safety
+/// `data` is null or points to `len` bytes that outlive `'a`.
+unsafe fn bytes<'a>(data: *const c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: not null, and by the caller's word so many bytes.
+    (!data.is_null()).then(|| unsafe { slice::from_raw_parts(data.cast::<u8>(), len) })
+}
+
+fn millis(timeout: Duration) -> i32 {
+    i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX)
+}
+
+/// A librdkafka queue of our own. Has to go before its client does; [`Reader`] sees to that.
+struct Queue {
+    queue: NonNull<rd::rd_kafka_queue_t>,
+    callback: Option<Box<Callback>>,
+}
+
+// SAFETY: librdkafka's queues are guarded by their own lock, and the callback is `Send + Sync`.
+unsafe impl Send for Queue {}
+
+impl Queue {
+    fn new<C: ConsumerContext>(client: &Client<C>) -> Option<Self> {
+        // SAFETY: the client lives through the call.
+        let queue = unsafe { rd::rd_kafka_queue_new(client.native_ptr()) };
+        Some(Self { queue: NonNull::new(queue)?, callback: None })
+    }
+
+    fn as_ptr(&self) -> *mut rd::rd_kafka_queue_t {
+        self.queue.as_ptr()
+    }
+
+    /// Calls back when the queue turns from empty to not empty: drain it before waiting for the next call.
+    fn on_event(&mut self, callback: impl Fn() + Send + Sync + 'static) {
+        let callback: Box<Callback> = Box::new(Box::new(callback));
+        // SAFETY: the box has a stable address and is kept in `self` until `drop` disabled the callback.
+        unsafe {
+            rd::rd_kafka_queue_cb_event_enable(self.as_ptr(), Some(ring), ptr::from_ref(&*callback) as *mut c_void);
+        }
+        self.callback = Some(callback);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the queue is ours and its client still lives. Disabling takes the queue's lock, under which the
+        // callback runs, so none is running afterwards and the box may go.
+        unsafe {
+            rd::rd_kafka_queue_cb_event_enable(self.as_ptr(), None, ptr::null_mut());
+            rd::rd_kafka_queue_destroy(self.as_ptr());
+        }
+    }
+}
+
+/// One partition of a commit.
+#[derive(Debug)]
+pub(crate) struct Offset<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) next_offset: i64,
+    pub(crate) leader_epoch: Option<i32>,
+}
+
+/// What the broker answered to a commit.
+#[derive(Debug)]
+pub(crate) struct CommitReply {
+    pub(crate) sequence: u64,
+    pub(crate) error: Option<Code>,
+    /// Each partition of the commit with its own error.
+    pub(crate) partitions: Vec<(String, i32, Option<Code>)>,
+}
+
+/// A consumer with a queue of its own for records, and one for answers to commits.
+pub(crate) struct Reader<C: ConsumerContext> {
+    // The order matters: queues go before the client, a full one would keep its destruction waiting for ever.
+    records: Queue,
+    replies: Queue,
+    consumer: BaseConsumer<C>,
+    taken: Vec<*mut rd::rd_kafka_message_t>,
+}
+
+// SAFETY: `taken` holds pointers only within `take`; everything else is `Send`.
+unsafe impl<C: ConsumerContext> Send for Reader<C> {}
+
+impl<C: ConsumerContext> fmt::Debug for Reader<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl<C: ConsumerContext> Reader<C> {
+    /// Wraps a consumer; `wake` is called whenever one of its queues gets something to do. None: out of memory.
+    pub(crate) fn new(mut consumer: BaseConsumer<C>, wake: impl Fn() + Clone + Send + Sync + 'static) -> Option<Self> {
+        let mut records = Queue::new(consumer.client())?;
+        let mut replies = Queue::new(consumer.client())?;
+        records.on_event(wake.clone());
+        replies.on_event(wake.clone());
+        consumer.set_nonempty_callback(wake);
+        Some(Self { records, replies, consumer, taken: Vec::new() })
+    }
+
+    pub(crate) fn consumer(&self) -> &BaseConsumer<C> {
+        &self.consumer
+    }
+
+    /// How many events wait on the main queue.
+    pub(crate) fn events(&self) -> usize {
+        // SAFETY: the client lives; the handle got is given back.
+        unsafe {
+            let queue = rd::rd_kafka_queue_get_consumer(self.consumer.client().native_ptr());
+            if queue.is_null() {
+                return 0;
+            }
+            let length = rd::rd_kafka_queue_length(queue);
+            rd::rd_kafka_queue_destroy(queue);
+            length
+        }
+    }
+
+    /// Lets the partition's records arrive on the record queue. To be called before each assignment, because a
+    /// partition that stops being fetched loses its forward.
+    pub(crate) fn forward(&self, topic: &str, partition: i32) {
+        let Ok(topic) = CString::new(topic) else { return };
+        // SAFETY: client and record queue live; the partition's handle is given back. The forward itself holds a
+        // reference on our queue.
+        unsafe {
+            let client = self.consumer.client().native_ptr();
+            let queue = rd::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition);
+            if !queue.is_null() {
+                rd::rd_kafka_queue_forward(queue, self.records.as_ptr());
+                rd::rd_kafka_queue_destroy(queue);
+            }
+        }
+    }
+
+    /// Takes up to `limit` records and errors without waiting. Fewer than `limit`: the queue was drained, and `wake`
+    /// tells of the next.
+    pub(crate) fn take(&mut self, limit: usize, mut each: impl FnMut(Taken<'_>)) -> usize {
+        self.taken.resize(limit, ptr::null_mut());
+        // SAFETY: the queue lives, and `taken` has room for `limit` pointers.
+        let count = unsafe { rd::rd_kafka_consume_batch_queue(self.records.as_ptr(), 0, self.taken.as_mut_ptr(), limit) };
+        let count = usize::try_from(count).unwrap_or(0);
+        // Taken out of `self` first: if `each` panicked, the rest would be given back all the same.
+        let messages: Vec<_> = self.taken.drain(..count).filter_map(NonNull::new).map(Message).collect();
+        for message in messages {
+            each(message.view());
+        }
+        count
+    }
+
+    /// Sends a commit. Its answer comes by [`Reader::reply`] with the same sequence number.
+    pub(crate) fn commit<'a>(&self, offsets: impl Iterator<Item = Offset<'a>>, sequence: u64) -> Result<(), Code> {
+        // SAFETY: the list is made, filled and given back here; librdkafka copies it. The opaque is a number that is
+        // never followed as a pointer.
+        unsafe {
+            let list = rd::rd_kafka_topic_partition_list_new(0);
+            for offset in offsets {
+                let Ok(topic) = CString::new(offset.topic) else { continue };
+                let entry = rd::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), offset.partition);
+                (*entry).offset = offset.next_offset;
+                if let Some(leader_epoch) = offset.leader_epoch {
+                    rd::rd_kafka_topic_partition_set_leader_epoch(entry, leader_epoch);
+                }
+            }
+            let client = self.consumer.client().native_ptr();
+            let opaque = sequence as usize as *mut c_void;
+            let error = rd::rd_kafka_commit_queue(client, list, self.replies.as_ptr(), None, opaque);
+            rd::rd_kafka_topic_partition_list_destroy(list);
+            read_error(&raw const error).map_or(Ok(()), Err)
+        }
+    }
+
+    /// The next answer to a commit, where one has come.
+    pub(crate) fn reply(&self) -> Option<CommitReply> {
+        // SAFETY: the event is ours until it is destroyed at the end; its list belongs to it and is only read.
+        unsafe {
+            let event = rd::rd_kafka_queue_poll(self.replies.as_ptr(), 0);
+            if event.is_null() {
+                return None;
+            }
+            let error = rd::rd_kafka_event_error(event);
+            let list = rd::rd_kafka_event_topic_partition_list(event);
+            let entries = match list.as_ref() {
+                Some(list) if !list.elems.is_null() => {
+                    slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0))
+                }
+                _ => &[],
+            };
+            let reply = CommitReply {
+                sequence: rd::rd_kafka_event_opaque(event) as usize as u64,
+                error: read_error(&raw const error),
+                partitions: entries
+                    .iter()
+                    .map(|entry| (text(entry.topic).into_owned(), entry.partition, read_error(&raw const entry.err)))
+                    .collect(),
+            };
+            rd::rd_kafka_event_destroy(event);
+            Some(reply)
+        }
+    }
+}
+
+/// A message that librdkafka gets back on drop.
+struct Message(NonNull<rd::rd_kafka_message_t>);
+
+impl Message {
+    fn view(&self) -> Taken<'_> {
+        // SAFETY: the message lives as long as `self`, which `view` borrows.
+        let message = unsafe { self.0.as_ref() };
+        // SAFETY: `err` is part of the message.
+        match unsafe { read_error(&raw const message.err) } {
+            None => Taken::Record(Record { message }),
+            Some(code) => {
+                // SAFETY: a topic lives as long as its message, and so does the error's text.
+                let (topic, reason) = unsafe {
+                    let topic = (!message.rkt.is_null()).then(|| rd::rd_kafka_topic_name(message.rkt));
+                    (topic.map(|topic| text(topic)), text(rd::rd_kafka_message_errstr(message)))
+                };
+                let (topic, reason) = (topic.map(|topic| topic.into_owned()), reason.into_owned());
+                Taken::Error { topic, partition: message.partition, offset: message.offset, code, reason }
+            }
+        }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: taken from librdkafka, and given back once.
+        unsafe { rd::rd_kafka_message_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// What comes out of the record queue.
+#[derive(Debug)]
+pub(crate) enum Taken<'a> {
+    Record(Record<'a>),
+    /// An error of one partition, between its records.
+    Error {
+        topic: Option<String>,
+        partition: i32,
+        offset: i64,
+        code: Code,
+        reason: String,
+    },
+}
+
+/// A record in librdkafka's memory.
+pub(crate) struct Record<'a> {
+    message: &'a rd::rd_kafka_message_t,
+}
+
+impl fmt::Debug for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.topic(), self.partition(), self.offset())
+    }
+}
+
+impl<'a> Record<'a> {
+    /// A number that tells topics apart while records of one `take` live.
+    pub(crate) fn topic_handle(&self) -> usize {
+        self.message.rkt.addr()
+    }
+
+    pub(crate) fn topic(&self) -> std::borrow::Cow<'a, str> {
+        // SAFETY: a record has a topic, which lives as long as it.
+        unsafe { text(rd::rd_kafka_topic_name(self.message.rkt)) }
+    }
+
+    pub(crate) fn partition(&self) -> i32 {
+        self.message.partition
+    }
+
+    pub(crate) fn offset(&self) -> i64 {
+        self.message.offset
+    }
+
+    pub(crate) fn key(&self) -> Option<&'a [u8]> {
+        // SAFETY: key and length belong together and to the message.
+        unsafe { bytes(self.message.key, self.message.key_len) }
+    }
+
+    pub(crate) fn value(&self) -> Option<&'a [u8]> {
+        // SAFETY: payload and length belong together and to the message.
+        unsafe { bytes(self.message.payload, self.message.len) }
+    }
+
+    /// Milliseconds since 1970, where the record has a timestamp.
+    pub(crate) fn timestamp(&self) -> Option<i64> {
+        let mut kind = MaybeUninit::uninit();
+        // SAFETY: the message lives; the kind is written and not read.
+        let millis = unsafe { rd::rd_kafka_message_timestamp(self.message, kind.as_mut_ptr()) };
+        (millis >= 0).then_some(millis)
+    }
+
+    pub(crate) fn leader_epoch(&self) -> Option<i32> {
+        // SAFETY: the message lives.
+        let epoch = unsafe { rd::rd_kafka_message_leader_epoch(self.message) };
+        (epoch >= 0).then_some(epoch)
+    }
+
+    /// Calls `each` with every header in order.
+    pub(crate) fn headers(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message lives, and its headers belong to it.
+        let error = unsafe { rd::rd_kafka_message_headers(self.message, &raw mut headers) };
+        // SAFETY: `error` is initialized.
+        if unsafe { read_error(&raw const error) }.is_some() || headers.is_null() {
+            return;
+        }
+        for index in 0.. {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: `headers` lives as long as the message; an index past the end is answered with an error.
+            unsafe {
+                let error =
+                    rd::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
+                if read_error(&raw const error).is_some() {
+                    return;
+                }
+                each(&text(name), bytes(value, size));
+            }
+        }
+    }
+}
