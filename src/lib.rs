@@ -5,5 +5,6 @@ pub mod envelope;
 mod error;
 mod native;
 
+pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result};
 pub use rdkafka;

@@ -1,0 +1,249 @@
+//! From a record's value to its item, in one pass.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::MAX_VALUE_BYTES;
+use super::walk::{lone_surrogate, walk};
+
+/// What an envelope holds.
+#[derive(Debug)]
+pub(crate) struct Decoded<'a, T> {
+    pub(crate) item: T,
+    /// The history's text, checked.
+    pub(crate) history: Option<&'a RawValue>,
+    /// There is a history, but one beyond the limits.
+    pub(crate) truncated: bool,
+}
+
+/// Reads an envelope whose item is a `T`. Errors are [`bounded`], their line and column are those of `value`.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Decoded<'a, T>, serde_json::Error> {
+    if value.len() > MAX_VALUE_BYTES {
+        let bytes = value.len();
+        return Err(serde_json::Error::custom(format_args!(
+            "the value has {bytes} bytes, more than the limit of {MAX_VALUE_BYTES}"
+        )));
+    }
+    let text = std::str::from_utf8(value).map_err(|error| not_utf8(value, error))?;
+    let fields: Fields<'a, T> = serde_json::from_str(text).map_err(|error| explain(text, error))?;
+    if let Some(at) = lone_surrogate(text) {
+        return Err(fault(text, at, "half a surrogate pair in a text"));
+    }
+    let mut history = fields.history;
+    let mut truncated = false;
+    if let Some(raw) = history {
+        let shape = walk(raw.get(), &mut ()).map_err(|found| {
+            // `raw` is a part of `text`.
+            let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+            fault(text, start + found.at, found.rule)
+        })?;
+        truncated = shape.too_long();
+        history = history.filter(|_| !truncated);
+    }
+    Ok(Decoded { item: fields.item, history, truncated })
+}
+
+struct Fields<'a, T> {
+    item: T,
+    history: Option<&'a RawValue>,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Fields<'de, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor(PhantomData))
+    }
+}
+
+struct FieldsVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldsVisitor<T> {
+    type Value = Fields<'de, T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an envelope, which is an object with `item`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut item = None;
+        let mut history = None;
+        while let Some(key) = map.next_key()? {
+            match key {
+                Field::Item if item.is_some() => return Err(A::Error::duplicate_field("item")),
+                Field::Item => item = Some(map.next_value()?),
+                Field::Hist if history.is_some() => return Err(A::Error::duplicate_field("hist")),
+                Field::Hist => history = Some(map.next_value::<Option<&'de RawValue>>()?),
+                Field::Unknown => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        // Not `missing_field` of a helper that would make a missing item None.
+        let item = item.ok_or_else(|| A::Error::missing_field("item"))?;
+        Ok(Fields { item, history: history.flatten() })
+    }
+}
+
+enum Field {
+    Item,
+    Hist,
+    Unknown,
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldVisitor;
+
+        impl Visitor<'_> for FieldVisitor {
+            type Value = Field;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Field, E> {
+                Ok(match name {
+                    "item" => Field::Item,
+                    "hist" => Field::Hist,
+                    _ => Field::Unknown,
+                })
+            }
+        }
+
+        deserializer.deserialize_identifier(FieldVisitor)
+    }
+}
+
+/// The most characters that an error's text shows, its line and column apart.
+const MAX_TEXT: usize = 120;
+/// How many of them are from the end of a longer text, where serde says what it expected.
+const TAIL: usize = 40;
+
+/// The same error with a text of bounded length: serde quotes the whole of a value that it did not expect.
+pub(crate) fn bounded(error: serde_json::Error) -> serde_json::Error {
+    let text = rule(&error);
+    let chars = text.chars().count();
+    if chars <= MAX_TEXT {
+        return error;
+    }
+    let head: String = text.chars().take(MAX_TEXT - TAIL - 1).collect();
+    let tail: String = text.chars().skip(chars - TAIL).collect();
+    positioned(format_args!("{head}…{tail}"), error.line(), error.column())
+}
+
+/// An error in `part`, which is a slice of `whole`, with its line and column in `whole`.
+pub(super) fn within(whole: &str, part: &str, error: serde_json::Error) -> serde_json::Error {
+    let error = bounded(error);
+    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+    let (line, column) = locate(whole, start);
+    let (line, column) = match error.line() {
+        // An error of the type itself, made after the text was read.
+        0 => (line, column),
+        1 => (line, column - 1 + error.column()),
+        more => (line + more - 1, error.column()),
+    };
+    positioned(rule(&error), line, column)
+}
+
+/// An error of our own at a byte of `text`.
+pub(super) fn fault(text: &str, at: usize, rule: impl fmt::Display) -> serde_json::Error {
+    let (line, column) = locate(text, at);
+    positioned(rule, line, column)
+}
+
+/// serde_json takes line and column of a custom error from the end of its text.
+fn positioned(rule: impl fmt::Display, line: usize, column: usize) -> serde_json::Error {
+    match line {
+        0 => serde_json::Error::custom(rule),
+        _ => serde_json::Error::custom(format_args!("{rule} at line {line} column {column}")),
+    }
+}
+
+/// An error's text without line and column.
+fn rule(error: &serde_json::Error) -> String {
+    let mut text = error.to_string();
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    if text.ends_with(&position) {
+        text.truncate(text.len() - position.len());
+    }
+    text
+}
+
+/// Line and column of a byte, counted as serde_json counts: from 1, columns in bytes.
+fn locate(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    (1 + before.iter().filter(|byte| **byte == b'\n').count(), before.len() - line_start + 1)
+}
+
+fn not_utf8(value: &[u8], error: std::str::Utf8Error) -> serde_json::Error {
+    let at = error.valid_up_to();
+    let valid = std::str::from_utf8(&value[..at]).unwrap_or_default();
+    fault(valid, at, format_args!("not UTF-8 at byte {at}"))
+}
+
+/// serde_json says "expected value" to what some writers take for JSON; here it is called by its name.
+fn explain(text: &str, error: serde_json::Error) -> serde_json::Error {
+    if text.is_empty() {
+        return fault(text, 0, "the value is empty");
+    }
+    if text.starts_with('\u{feff}') {
+        return fault(text, 0, "a byte order mark stands before the JSON");
+    }
+    if error.is_syntax() {
+        let lines: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
+        let rest = text.as_bytes().get((lines + error.column()).saturating_sub(1)..).unwrap_or_default();
+        for name in ["NaN", "Infinity"] {
+            if rest.starts_with(name.as_bytes()) {
+                return positioned(format_args!("{name} is not JSON"), error.line(), error.column());
+            }
+        }
+    }
+    bounded(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error<'a, T: Deserialize<'a> + fmt::Debug>(value: &'a str) -> String {
+        decode::<T>(value.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_missing_item_is_not_none() {
+        assert_eq!(error::<Option<u32>>("{}"), "missing field `item` at line 1 column 2");
+        assert_eq!(decode::<Option<u32>>(br#"{"item":null}"#).unwrap().item, None);
+    }
+
+    #[test]
+    fn an_envelope_is_an_object() {
+        assert!(error::<u32>("[1,null]").starts_with("invalid type: sequence, expected an envelope"));
+    }
+
+    #[test]
+    fn a_long_error_keeps_its_end_and_its_position() {
+        let value = format!("{{\n \"item\": \"{}\"}}", "é".repeat(500_000));
+        let error = decode::<u32>(value.as_bytes()).unwrap_err();
+        assert_eq!((error.line(), error.column()), (2, 1_000_011));
+        let text = error.to_string();
+        assert!(text.starts_with("invalid type: string \"éé"), "{text}");
+        assert!(text.ends_with("éé\", expected u32 at line 2 column 1000011"), "{text}");
+        assert!(text.chars().count() < 150);
+    }
+
+    #[test]
+    fn what_python_may_write_is_called_by_its_name() {
+        assert_eq!(error::<f64>("{\n\"item\":NaN}"), "NaN is not JSON at line 2 column 8");
+        assert_eq!(error::<&RawValue>(r#"{"item":-Infinity}"#), "Infinity is not JSON at line 1 column 10");
+        assert_eq!(error::<&RawValue>("\u{feff}{}"), "a byte order mark stands before the JSON at line 1 column 1");
+        assert_eq!(error::<&RawValue>(""), "the value is empty at line 1 column 1");
+    }
+
+    #[test]
+    fn faults_of_a_history_have_their_place_in_the_value() {
+        let error = decode::<u32>(b"{\"item\":1,\n\"hist\": {\"refs\": 5}}").unwrap_err();
+        assert_eq!(error.to_string(), "`refs` must be a list or null at line 2 column 18");
+        assert_eq!((error.line(), error.column()), (2, 18));
+    }
+}
