@@ -3,8 +3,10 @@
 mod consumer;
 pub mod envelope;
 mod error;
+mod message;
 mod native;
 
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result};
+pub use message::{Batch, Headers, RawBatch, Received};
 pub use rdkafka;

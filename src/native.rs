@@ -193,7 +193,8 @@ impl<C: ConsumerContext> Reader<C> {
     pub(crate) fn take(&mut self, limit: usize, mut each: impl FnMut(Taken<'_>)) -> usize {
         self.taken.resize(limit, ptr::null_mut());
         // SAFETY: the queue lives, and `taken` has room for `limit` pointers.
-        let count = unsafe { rd::rd_kafka_consume_batch_queue(self.records.as_ptr(), 0, self.taken.as_mut_ptr(), limit) };
+        let count =
+            unsafe { rd::rd_kafka_consume_batch_queue(self.records.as_ptr(), 0, self.taken.as_mut_ptr(), limit) };
         let count = usize::try_from(count).unwrap_or(0);
         // Taken out of `self` first: if `each` panicked, the rest would be given back all the same.
         let messages: Vec<_> = self.taken.drain(..count).filter_map(NonNull::new).map(Message).collect();
@@ -366,8 +367,7 @@ impl<'a> Record<'a> {
             let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
             // SAFETY: `headers` lives as long as the message; an index past the end is answered with an error.
             unsafe {
-                let error =
-                    rd::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
+                let error = rd::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
                 if read_error(&raw const error).is_some() {
                     return;
                 }

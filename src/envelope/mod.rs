@@ -45,7 +45,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 
-pub(crate) use decode::{Decoded, decode};
+pub(crate) use decode::{Decoded, bounded, decode};
 pub use history::{History, Latencies, Stage, stage_latencies};
 pub use reference::{BatchRef, Ref};
 

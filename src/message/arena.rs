@@ -164,9 +164,8 @@ impl Arena {
 
     /// All remaining records, as `topic[partition=first:next,…],…`.
     pub(crate) fn reference(&self) -> BatchRef {
-        self.ranges(self.len())
-            .map(|(source, offsets)| (&*source.topic, source.partition, offsets.start, offsets.end))
-            .collect()
+        let ranges = self.ranges(self.len());
+        BatchRef::from_ranges(ranges.map(|(from, offsets)| (&*from.topic, from.partition, offsets.start, offsets.end)))
     }
 
     /// Empties the arena and keeps its memory for the next batch, within reason.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 
-use crate::envelope::{BatchRef, History, Ref, decode_item, decode_value};
+use crate::envelope::{self, BatchRef, History, Ref};
 use crate::error::{Error, HandlerError, Result};
 use crate::message::arena::{Arena, Record, decode_header};
 
@@ -70,7 +70,7 @@ impl<'a, T> Received<'a, T> {
     /// longer than [`MAX_HISTORY_DEPTH`](crate::envelope::MAX_HISTORY_DEPTH).
     #[must_use]
     pub fn history(&self) -> Option<History> {
-        self.history.map(History::checked)
+        self.history.map(History::from_checked)
     }
 
     /// This record as a reference, for [`Message::caused_by`](crate::Message::caused_by).
@@ -94,7 +94,8 @@ impl<'a> Received<'a, &'a RawValue> {
     /// [`Error::Undecodable`] where the payload does not fit `T`. Handed on with `?`, it is treated as what it is: a
     /// record that cannot be read, not a handler that failed.
     pub fn decode<D: Deserialize<'a>>(&self) -> Result<D> {
-        decode_item(self.payload).map_err(|source| undecodable(self.arena, self.record, source))
+        serde_json::from_str(self.payload.get())
+            .map_err(|source| undecodable(self.arena, self.record, envelope::bounded(source)))
     }
 }
 
@@ -141,9 +142,7 @@ impl<'a> Headers<'a> {
 
 impl fmt::Debug for Headers<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.iter().map(|(name, value)| (name, value.map(String::from_utf8_lossy))))
-            .finish()
+        f.debug_map().entries(self.iter().map(|(name, value)| (name, value.map(String::from_utf8_lossy)))).finish()
     }
 }
 
@@ -179,7 +178,10 @@ impl<'a, T> Batch<'a, T> {
     ///
     /// # Errors
     /// The first error of `handle`, as [`HandlerError::at`].
-    pub fn each(&self, mut handle: impl FnMut(&Received<'a, T>) -> Result<(), HandlerError>) -> Result<(), HandlerError> {
+    pub fn each(
+        &self,
+        mut handle: impl FnMut(&Received<'a, T>) -> Result<(), HandlerError>,
+    ) -> Result<(), HandlerError> {
         self.records
             .iter()
             .enumerate()
@@ -226,7 +228,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'
     let mut records = Vec::with_capacity(arena.len());
     for record in arena.records() {
         let Some(value) = arena.value(record).filter(|value| !value.is_empty()) else { continue };
-        let decoded = decode_value(value).map_err(|source| undecodable(arena, record, source))?;
+        let decoded = envelope::decode(value).map_err(|source| undecodable(arena, record, source))?;
         if arena.key(record).is_some_and(|key| str::from_utf8(key).is_err()) {
             let source = serde_json::Error::custom("the key, which is the message's id, is not UTF-8");
             return Err(undecodable(arena, record, source));

@@ -2,9 +2,7 @@
 
 pub(crate) mod arena;
 mod batch;
-mod outgoing;
 
 pub use batch::{Batch, Headers, RawBatch, Received};
-pub use outgoing::{Message, Oversize};
 
 pub(crate) use batch::decode;
