@@ -5,6 +5,7 @@ pub mod envelope;
 mod error;
 mod message;
 mod native;
+pub mod settings;
 
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result};
