@@ -1,5 +1,6 @@
 //! JSON envelopes over Apache Kafka.
 
+mod client;
 mod consumer;
 pub mod envelope;
 mod error;
@@ -7,6 +8,7 @@ mod message;
 mod native;
 pub mod settings;
 
+pub use consumer::{Commit, Consumer, ConsumerBuilder, Done, Stopper, Summary};
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result};
 pub use message::{Batch, Headers, RawBatch, Received};

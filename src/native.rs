@@ -340,6 +340,11 @@ impl<'a> Record<'a> {
         unsafe { bytes(self.message.payload, self.message.len) }
     }
 
+    /// The bytes of key and value.
+    pub(crate) fn len(&self) -> usize {
+        self.message.key_len + self.message.len
+    }
+
     /// Milliseconds since 1970, where the record has a timestamp.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         let mut kind = MaybeUninit::uninit();

@@ -24,6 +24,13 @@ pub(crate) struct TopicPartition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PartitionId(u32);
 
+impl PartitionId {
+    /// Ids are counted from 0, so they may index a table.
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// One ownership of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Epoch(u32);
@@ -119,11 +126,27 @@ impl Ledger {
     }
 
     fn partition(&self, id: PartitionId) -> &Partition {
-        &self.partitions[id.0 as usize]
+        &self.partitions[id.index()]
     }
 
     fn partition_mut(&mut self, id: PartitionId) -> &mut Partition {
-        &mut self.partitions[id.0 as usize]
+        &mut self.partitions[id.index()]
+    }
+
+    /// An ownership as one number, for [`Source::tag`](crate::message::arena::Source).
+    pub(crate) fn tag(id: PartitionId, epoch: Epoch) -> u64 {
+        u64::from(id.0) << 32 | u64::from(epoch.0)
+    }
+
+    /// The reverse of [`Ledger::tag`].
+    pub(crate) fn from_tag(tag: u64) -> (PartitionId, Epoch) {
+        (PartitionId((tag >> 32) as u32), Epoch(tag as u32))
+    }
+
+    /// Whether this ownership is still the one in force.
+    pub(crate) fn is_current(&self, tag: u64) -> bool {
+        let (id, epoch) = Self::from_tag(tag);
+        self.epoch(id) == Some(epoch)
     }
 
     /// The epoch in force, where the partition is owned.
@@ -218,14 +241,16 @@ impl Ledger {
         unconfirmed
     }
 
-    /// The partitions that are owned.
-    pub(crate) fn owned(&self) -> impl Iterator<Item = PartitionId> + '_ {
-        (0u32..).zip(&self.partitions).filter(|(_, partition)| partition.owned).map(|(index, _)| PartitionId(index))
-    }
-
     /// Whether anything is completed that no confirmed commit covers.
     pub(crate) fn has_committable(&self) -> bool {
         self.partitions.iter().any(|partition| partition.committable().is_some())
+    }
+
+    /// Per partition the offsets that are completed and not covered by a confirmed commit.
+    pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = (&TopicPartition, Range<i64>)> + '_ {
+        self.partitions
+            .iter()
+            .filter_map(|partition| Some((&partition.name, partition.floor?..partition.committable()?)))
     }
 
     pub(crate) fn in_flight(&self) -> Option<&Commit> {

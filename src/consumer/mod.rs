@@ -1,4 +1,459 @@
-//! The batch consumer.
-#![allow(dead_code)]
+//! The batch consumer: its builder, its loop and its end.
+//!
+//! Two threads share the work. [`fetch`] owns the Kafka consumer. The caller's thread, in [`Consumer::process`] and
+//! [`Consumer::run`], decodes and handles; so a handler need not be `Send`. One batch is ready while one is handled.
 
+mod builder;
+mod context;
+mod fetch;
+mod lanes;
 mod ledger;
+mod link;
+#[cfg(feature = "signal")]
+mod signal;
+
+use std::any::Any;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer as _;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+pub use builder::{Commit, ConsumerBuilder};
+
+use crate::consumer::context::Context;
+use crate::consumer::fetch::Fetch;
+use crate::consumer::link::Link;
+use crate::envelope::BatchRef;
+use crate::error::{Error, HandlerError, Result};
+use crate::message::arena::Arena;
+use crate::message::{Batch, RawBatch, decode};
+use crate::native::Reader;
+
+/// How long a revocation, the end of a run and [`Consumer::process`] wait for the answer to a commit.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long dropping a consumer may take.
+const DROP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What [`Consumer::process`] did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Done {
+    /// The topics, partitions and offsets of the batch.
+    pub reference: BatchRef,
+    /// Its records, tombstones and empty values included.
+    pub records: usize,
+    /// Whether the commit was confirmed. `false` where partitions of the batch went to another consumer first: it may
+    /// get the batch again.
+    pub committed: bool,
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Batches handled.
+    pub batches: u64,
+    /// Their records, tombstones and empty values included.
+    pub records: u64,
+}
+
+/// Stops a consumer from anywhere, its handler included.
+#[derive(Clone)]
+pub struct Stopper(Arc<Link>);
+
+impl Stopper {
+    /// The batch in hand is finished and committed, then `run` or `process` returns. For good: later calls return at
+    /// once.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+impl fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stopper").field("stopped", &self.0.is_stopped()).finish()
+    }
+}
+
+/// Reads topics as a member of a group, in batches whose offsets are committed only after the handler returned `Ok`.
+///
+/// ```
+/// # use kafka_envelope::testing::EmbeddedBroker;
+/// use kafka_envelope::{Batch, Consumer, Message, Producer};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let broker = EmbeddedBroker::start()?;
+/// # broker.create_topic("orders", 1)?;
+/// # let brokers = broker.bootstrap_servers();
+/// let producer = Producer::new("shop", brokers)?;
+/// producer.produce("orders", &Message::new(3u32))?;
+///
+/// let mut consumer = Consumer::builder("billing", brokers, "billing-group").topics(["orders"]).build()?;
+/// let stopper = consumer.stopper();
+/// let mut total = 0;
+/// let summary = consumer.run(|batch: &Batch<u32>| {
+///     total += batch.iter().map(|order| order.payload).sum::<u32>();
+///     stopper.stop();
+///     Ok(())
+/// })?;
+/// assert_eq!((total, summary.records), (3, 1));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Failures
+/// The first failure ends `process` or `run` with its error, and nothing of the batch is committed but what
+/// [`HandlerError::at`] says is done. The next call hands over the same batch first, as far as its partitions are still
+/// this consumer's. A handler that panics has failed.
+///
+/// # End
+/// [`Consumer::close`] says what went wrong; dropping does the same within 5 seconds, and logs. With a broker that does
+/// not answer, the underlying client cannot be ended: it is left behind then, to the end of the process.
+pub struct Consumer {
+    link: Arc<Link>,
+    /// A batch that failed, or what is left of it: it comes before all others.
+    failed: Option<Arena>,
+    linger: Duration,
+    idle_timeout: Option<Duration>,
+    commit: Commit,
+    /// Two answers of the fetch thread: the last commit, and that the client has ended. None once closed.
+    done: Option<Receiver<Result<()>>>,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer").field("stopped", &self.link.is_stopped()).finish_non_exhaustive()
+    }
+}
+
+/// A handler with its decoding around it: `Err` says how many records are done all the same.
+type Attempt<'h> = dyn FnMut(&Arena) -> Result<(), (usize, Error)> + 'h;
+
+impl Consumer {
+    /// A builder for a consumer of this service, on these brokers, as a member of this group.
+    ///
+    /// `brokers` is a comma-separated list of `host:port`.
+    pub fn builder(service: &str, brokers: &str, group: &str) -> ConsumerBuilder {
+        ConsumerBuilder::new(service, brokers, group)
+    }
+
+    /// Starts the fetch thread.
+    fn start(
+        client: rdkafka::consumer::BaseConsumer<Context>,
+        topics: &[String],
+        options: fetch::Options,
+        (linger, idle_timeout, commit): (Duration, Option<Duration>, Commit),
+    ) -> Result<Self> {
+        let link = Arc::new(Link::default());
+        let bell = Arc::clone(&link);
+        let reader = Reader::new(client, move || bell.bell.ring())
+            .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
+        reader.consumer().subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let (sender, done) = mpsc::sync_channel(2);
+        let fetch = Fetch::new(reader, Arc::clone(&link), options);
+        let thread_link = Arc::clone(&link);
+        let work = move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| fetch.run(&sender)));
+            let mut state = thread_link.lock();
+            state.ended = true;
+            if let Err(panic) = ended {
+                state.failure = Some(Error::Closed(format!("its fetch thread panicked: {}", panic_text(&*panic))));
+            }
+            thread_link.wake_caller();
+        };
+        thread::Builder::new()
+            .name("kafka-envelope fetch".into())
+            .spawn(work)
+            .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
+        Ok(Self { link, failed: None, linger, idle_timeout, commit, done: Some(done) })
+    }
+
+    /// Waits for one batch, hands it to `handler`, and waits until its offsets are committed.
+    ///
+    /// `None`: the consumer was stopped, or nothing came within `idle_timeout` where one is set.
+    ///
+    /// # Errors
+    /// [`Error::Handler`] and [`Error::Undecodable`] as said under [Failures](#failures), [`Error::NotCommitted`] where
+    /// the handled batch could not be committed within 5 seconds (it is committed with the next one, or handed over
+    /// again after a restart), [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on.
+    pub fn process<T, F>(&mut self, mut handler: F) -> Result<Option<Done>>
+    where
+        T: DeserializeOwned,
+        F: FnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
+    {
+        self.process_one(&mut |arena| attempt(arena, |batch: &Batch<'_, T>| handler(batch)))
+    }
+
+    /// Handles batch after batch until the consumer is stopped, or until nothing came within `idle_timeout` where one
+    /// is set. The last commit is confirmed before it returns.
+    ///
+    /// # Errors
+    /// As [`Consumer::process`].
+    pub fn run<T, F>(&mut self, mut handler: F) -> Result<Summary>
+    where
+        T: DeserializeOwned,
+        F: FnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
+    {
+        self.run_all(&mut |arena| attempt(arena, |batch: &Batch<'_, T>| handler(batch)))
+    }
+
+    /// As [`Consumer::run`], with payloads that [`Received::decode`](crate::Received::decode) reads into types that
+    /// borrow from the record.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), kafka_envelope::Error> {
+    /// use std::borrow::Cow;
+    ///
+    /// use kafka_envelope::{Consumer, RawBatch};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Reading<'a> {
+    ///     // An escaped text cannot be borrowed as `&str`.
+    ///     #[serde(borrow)]
+    ///     sensor: Cow<'a, str>,
+    ///     value: f64,
+    /// }
+    ///
+    /// let mut consumer = Consumer::builder("meter", "localhost:9092", "meter").topics(["readings"]).build()?;
+    /// consumer.run_raw(|batch: &RawBatch| {
+    ///     for record in batch {
+    ///         let reading: Reading = record.decode()?;
+    ///         println!("{}: {}", reading.sensor, reading.value);
+    ///     }
+    ///     Ok(())
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Consumer::process`].
+    pub fn run_raw<F>(&mut self, mut handler: F) -> Result<Summary>
+    where
+        F: FnMut(&RawBatch<'_>) -> Result<(), HandlerError>,
+    {
+        self.run_all(&mut |arena| attempt(arena, |batch: &RawBatch<'_>| handler(batch)))
+    }
+
+    /// Stops this consumer from elsewhere.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.link))
+    }
+
+    /// Leaves the group and ends the client, within this time.
+    ///
+    /// # Errors
+    /// [`Error::NotCommitted`] where handled records could not be committed, [`Error::Closed`] where the client did not
+    /// end in time and is left to the end of the process.
+    pub fn close(mut self, deadline: Duration) -> Result<()> {
+        self.end(deadline)
+    }
+
+    fn process_one(&mut self, attempt: &mut Attempt<'_>) -> Result<Option<Done>> {
+        let Some(arena) = self.next()? else { return Ok(None) };
+        let losses = self.link.lock().unconfirmed_losses;
+        let (reference, records) = (arena.reference(), arena.len());
+        self.handle(arena, attempt)?;
+        self.confirm()?;
+        Ok(Some(Done { reference, records, committed: self.link.lock().unconfirmed_losses == losses }))
+    }
+
+    fn run_all(&mut self, attempt: &mut Attempt<'_>) -> Result<Summary> {
+        let mut summary = Summary::default();
+        let outcome = loop {
+            let records = match self.next() {
+                Ok(Some(arena)) => {
+                    let records = arena.len() as u64;
+                    match self.handle(arena, attempt) {
+                        Ok(()) => records,
+                        Err(error) => break Err(error),
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            };
+            summary.batches += 1;
+            summary.records += records;
+            if self.commit == Commit::EachBatch {
+                if let Err(error) = self.confirm() {
+                    break Err(error);
+                }
+            }
+        };
+        match (outcome, self.confirm()) {
+            (Ok(()), Ok(())) => Ok(summary),
+            (Ok(()), Err(error)) => Err(error),
+            (Err(error), Ok(()) | Err(Error::Closed(_))) => Err(error),
+            (Err(error), Err(other)) => {
+                log::warn!("after a failure, {other}");
+                Err(error)
+            }
+        }
+    }
+
+    /// The next batch, the one that failed before all others. None: stopped, or idle for too long.
+    fn next(&mut self) -> Result<Option<Arena>> {
+        let max_unconfirmed = match self.commit {
+            Commit::EachBatch => 1,
+            Commit::Overlapped { max_batches } => max_batches as u64,
+        };
+        let mut idle_since = Instant::now();
+        let mut state = self.link.lock();
+        loop {
+            if self.link.is_stopped() {
+                return Ok(None);
+            }
+            if let Some(error) = state.failure.take() {
+                return Err(error);
+            }
+            if state.ended {
+                return Err(Error::Closed("its fetch thread has ended".into()));
+            }
+            if let Some(mut arena) = self.failed.take() {
+                arena.retain(|source| state.ledger.is_current(source.tag));
+                if arena.is_empty() {
+                    state.recycle(arena);
+                } else {
+                    state.hold(&arena);
+                    return Ok(Some(arena));
+                }
+            }
+            let mut until = None;
+            if state.unconfirmed() >= max_unconfirmed {
+                idle_since = Instant::now();
+            } else {
+                let due = state.ready_since.filter(|_| state.ready.is_some()).map(|since| since + self.linger);
+                if due.is_some_and(|due| state.ready_is_full || due <= Instant::now()) {
+                    if let Some(mut arena) = state.ready.take() {
+                        state.ready_is_full = false;
+                        state.ready_since = None;
+                        state.hold(&arena);
+                        drop(state);
+                        // There is room for the next batch.
+                        self.link.bell.ring();
+                        arena.group();
+                        return Ok(Some(arena));
+                    }
+                }
+                let idle = self.idle_timeout.map(|timeout| idle_since + timeout);
+                if due.is_none() && idle.is_some_and(|idle| idle <= Instant::now()) {
+                    return Ok(None);
+                }
+                until = due.or(idle);
+            }
+            state = self.link.wait(state, until);
+        }
+    }
+
+    fn handle(&mut self, mut arena: Arena, attempt: &mut Attempt<'_>) -> Result<()> {
+        let outcome = attempt(&arena);
+        let mut state = self.link.lock();
+        let done = match &outcome {
+            Ok(()) => arena.len(),
+            Err((done, _)) => *done,
+        };
+        state.complete(&arena, done);
+        state.in_hand.clear();
+        if done > 0 {
+            state.handled += 1;
+        }
+        if outcome.is_ok() {
+            state.recycle(arena);
+        } else {
+            arena.advance(done);
+            self.failed = Some(arena);
+        }
+        drop(state);
+        // There is something to commit, and perhaps a revocation that waits for this batch.
+        self.link.bell.ring();
+        outcome.map_err(|(_, error)| error)
+    }
+
+    /// Waits until everything handled is committed, or is no longer ours to commit.
+    fn confirm(&self) -> Result<()> {
+        let deadline = Instant::now() + COMMIT_DEADLINE;
+        let mut state = self.link.lock();
+        while state.unconfirmed() > 0 {
+            if state.ended {
+                return Err(Error::Closed("its fetch thread has ended".into()));
+            }
+            if Instant::now() >= deadline {
+                return Err(fetch::not_committed(&state.ledger, state.commit_error.as_deref()));
+            }
+            state = self.link.wait(state, Some(deadline));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, timeout: Duration) -> Result<()> {
+        let Some(done) = self.done.take() else { return Ok(()) };
+        let deadline = Instant::now() + timeout;
+        // The client's own end needs a share of the time.
+        self.link.lock().closing = Some(Instant::now() + timeout.mul_f32(0.7));
+        self.link.stop();
+        self.link.bell.ring();
+        let wait = || done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        let confirmed = match wait() {
+            Ok(confirmed) => confirmed,
+            Err(RecvTimeoutError::Timeout) => return Err(left_behind(timeout)),
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        };
+        match wait() {
+            Err(RecvTimeoutError::Timeout) => confirmed.and(Err(left_behind(timeout))),
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => confirmed,
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        if let Err(error) = self.end(DROP_DEADLINE) {
+            log::warn!("on drop, {error}");
+        }
+    }
+}
+
+fn left_behind(timeout: Duration) -> Error {
+    Error::Closed(format!(
+        "its Kafka client did not end within {timeout:?}, as with a broker that does not answer; it is left to the end \
+         of the process"
+    ))
+}
+
+/// Decodes what the arena holds and hands it to the handler.
+fn attempt<'a, T: Deserialize<'a>>(
+    arena: &'a Arena,
+    handler: impl FnOnce(&Batch<'a, T>) -> Result<(), HandlerError>,
+) -> Result<(), (usize, Error)> {
+    let batch = decode(arena).map_err(|error| (0, error))?;
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let failed = |source| Error::Handler { batch: arena.reference().to_string(), source };
+    match catch_unwind(AssertUnwindSafe(|| handler(&batch))) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let done = error.index().and_then(|index| batch.records_before(index)).unwrap_or(0);
+            // A record that cannot be read is what it is, also where the handler itself read it.
+            let error = match error.into_inner().downcast::<Error>() {
+                Ok(error) if matches!(*error, Error::Undecodable { .. }) => *error,
+                Ok(error) => failed(error),
+                Err(source) => failed(source),
+            };
+            Err((done, error))
+        }
+        Err(panic) => Err((0, failed(format!("it panicked: {}", panic_text(&*panic)).into()))),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}

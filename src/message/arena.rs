@@ -109,6 +109,10 @@ impl Arena {
         &self.bytes[record.value_end()..][..record.headers as usize]
     }
 
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> + '_ {
+        self.sources.iter()
+    }
+
     /// The place among this arena's sources of one with the wanted mark, made where there is none.
     pub(crate) fn source_index(&mut self, found: impl Fn(u64) -> bool, make: impl FnOnce() -> Source) -> u32 {
         let index = self.sources.iter().position(|source| found(source.tag)).unwrap_or_else(|| {

@@ -16,7 +16,6 @@
 //! ```
 
 // Until the builders use it.
-#![allow(dead_code)]
 
 pub(crate) mod check;
 mod keys;

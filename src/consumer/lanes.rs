@@ -1,0 +1,56 @@
+//! The owned partitions, as the fetch thread sees them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::consumer::ledger::{Epoch, PartitionId};
+
+/// An owned partition.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) id: PartitionId,
+    pub(super) epoch: Epoch,
+    pub(super) topic: Arc<str>,
+    pub(super) partition: i32,
+    /// The offset after the last record taken.
+    pub(super) next: Option<i64>,
+    /// To be sought there before anything more is taken.
+    pub(super) seek: Option<i64>,
+}
+
+/// Found by name once for a run of records, by id for each of them.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    ids: HashMap<Arc<str>, BTreeMap<i32, PartitionId>>,
+    lanes: Vec<Option<Lane>>,
+}
+
+impl Lanes {
+    pub(super) fn insert(&mut self, lane: Lane) {
+        let index = lane.id.index();
+        self.ids.entry(Arc::clone(&lane.topic)).or_default().insert(lane.partition, lane.id);
+        self.lanes.resize_with(self.lanes.len().max(index + 1), || None);
+        self.lanes[index] = Some(lane);
+    }
+
+    pub(super) fn find(&self, topic: &str, partition: i32) -> Option<PartitionId> {
+        self.ids.get(topic)?.get(&partition).copied()
+    }
+
+    pub(super) fn get_mut(&mut self, id: PartitionId) -> Option<&mut Lane> {
+        self.lanes.get_mut(id.index())?.as_mut()
+    }
+
+    pub(super) fn named(&mut self, topic: &str, partition: i32) -> Option<&mut Lane> {
+        self.find(topic, partition).and_then(|id| self.get_mut(id))
+    }
+
+    pub(super) fn remove(&mut self, topic: &str, partition: i32) -> Option<Lane> {
+        let id = self.ids.get_mut(topic)?.remove(&partition)?;
+        self.lanes.get_mut(id.index())?.take()
+    }
+
+    pub(super) fn to_seek(&mut self) -> impl Iterator<Item = &mut Lane> {
+        self.lanes.iter_mut().flatten().filter(|lane| lane.seek.is_some())
+    }
+}

@@ -1,0 +1,142 @@
+//! What the caller's thread and the fetch thread share.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::consumer::ledger::{Epoch, Ledger, PartitionId};
+use crate::error::Error;
+use crate::message::arena::Arena;
+
+/// Wakes the fetch thread. A ring is kept until somebody waits, so none is lost. librdkafka rings it under its own
+/// queue's lock: nothing else may be locked under this one.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<bool>,
+    ring: Condvar,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        *lock(&self.rung) = true;
+        self.ring.notify_one();
+    }
+
+    /// Waits for a ring, but not longer than this.
+    pub(super) fn wait(&self, timeout: Duration) {
+        let mut rung = self
+            .ring
+            .wait_timeout_while(lock(&self.rung), timeout, |rung| !*rung)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+        *rung = false;
+    }
+}
+
+/// A panic elsewhere must not stop the others: what these locks guard is whole between any two statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    state: Mutex<State>,
+    caller: Condvar,
+    pub(super) bell: Bell,
+    stopped: AtomicBool,
+}
+
+impl Link {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn wake_caller(&self) {
+        self.caller.notify_all();
+    }
+
+    /// The caller's thread waits here for the fetch thread or [`Link::stop`]; no `until` means no end.
+    pub(super) fn wait<'a>(&self, state: MutexGuard<'a, State>, until: Option<Instant>) -> MutexGuard<'a, State> {
+        match until {
+            None => self.caller.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(until) => {
+                let timeout = until.saturating_duration_since(Instant::now());
+                self.caller.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+            }
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        // Under the lock, so that the caller's thread cannot miss it between its look and its wait.
+        let _state = self.lock();
+        self.stopped.store(true, Ordering::Relaxed);
+        self.wake_caller();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) ledger: Ledger,
+    /// The next batch. The fetch thread takes it away while it adds records.
+    pub(super) ready: Option<Arena>,
+    /// It takes no more records: it has reached a limit.
+    pub(super) ready_is_full: bool,
+    /// When its first record came.
+    pub(super) ready_since: Option<Instant>,
+    /// Emptied arenas, to be filled again.
+    pub(super) spare: Vec<Arena>,
+    /// The partitions of the batch that a handler works on right now.
+    pub(super) in_hand: Vec<(PartitionId, Epoch)>,
+    /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed.
+    pub(super) handled: u64,
+    pub(super) sent: u64,
+    pub(super) confirmed: u64,
+    /// How often a partition went away with handled records whose commit was not confirmed.
+    pub(super) unconfirmed_losses: u64,
+    /// What the broker answered to the last commit that failed.
+    pub(super) commit_error: Option<String>,
+    /// For the next call of `process` or `run`.
+    pub(super) failure: Option<Error>,
+    /// The consumer is being closed, and has until then.
+    pub(super) closing: Option<Instant>,
+    /// The fetch thread does nothing any more.
+    pub(super) ended: bool,
+}
+
+impl State {
+    /// Batches that a crash now would repeat, besides the one in hand.
+    pub(super) fn unconfirmed(&self) -> u64 {
+        self.handled - self.confirmed
+    }
+
+    /// Marks the batch's partitions as being worked on.
+    pub(super) fn hold(&mut self, arena: &Arena) {
+        self.in_hand.clear();
+        self.in_hand.extend(arena.sources().map(|source| Ledger::from_tag(source.tag)));
+    }
+
+    /// Whether the handler works on records of a partition that is still owned as it was when it got them.
+    pub(super) fn holds(&self, ids: &[PartitionId]) -> bool {
+        self.in_hand.iter().any(|(id, epoch)| ids.contains(id) && self.ledger.epoch(*id) == Some(*epoch))
+    }
+
+    /// The first `count` records of the arena are done.
+    pub(super) fn complete(&mut self, arena: &Arena, count: usize) {
+        for (source, offsets) in arena.ranges(count) {
+            let (id, epoch) = Ledger::from_tag(source.tag);
+            self.ledger.completed(id, epoch, offsets);
+        }
+    }
+
+    pub(super) fn recycle(&mut self, mut arena: Arena) {
+        // One is in hand, one is filled.
+        if self.spare.len() < 2 {
+            arena.clear();
+            self.spare.push(arena);
+        }
+    }
+}
