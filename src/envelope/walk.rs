@@ -44,7 +44,7 @@ pub(super) trait Levels {
 impl Levels for () {}
 
 #[derive(Clone, Copy, PartialEq)]
-enum Key {
+enum Member {
     Svc,
     Dt,
     Refs,
@@ -56,7 +56,7 @@ enum Key {
     Unknown,
 }
 
-impl Key {
+impl Member {
     fn of_level(name: &[u8]) -> Self {
         match name {
             b"svc" => Self::Svc,
@@ -110,12 +110,12 @@ impl Open {
     const REF: Self = Self { is_ref: true, seen: 0, refs: 0 };
 
     fn missing(self) -> Option<&'static str> {
-        let lacks = |key: Key| self.seen & key.bit() == 0;
-        if lacks(Key::Topic) {
+        let lacks = |key: Member| self.seen & key.bit() == 0;
+        if lacks(Member::Topic) {
             Some("a ref without `topic`")
-        } else if lacks(Key::Partition) {
+        } else if lacks(Member::Partition) {
             Some("a ref without `partition`")
-        } else if lacks(Key::Offset) {
+        } else if lacks(Member::Offset) {
             Some("a ref without `offset`")
         } else {
             None
@@ -171,24 +171,24 @@ pub(super) fn walk<L: Levels>(text: &str, levels: &mut L) -> Result<Shape, Fault
                 cursor.at += 1;
                 let first = cursor.token();
                 match key {
-                    Key::Svc => levels.service(cursor.skip()?),
-                    Key::Dt => levels.time(cursor.skip()?),
-                    Key::Refs if first == b'[' => {
+                    Member::Svc => levels.service(cursor.skip()?),
+                    Member::Dt => levels.time(cursor.skip()?),
+                    Member::Refs if first == b'[' => {
                         cursor.at += 1;
                         in_refs = true;
                     }
-                    Key::Refs if first == b'{' => {
+                    Member::Refs if first == b'{' => {
                         shape.legacy = true;
                         cursor.skip()?;
                     }
-                    Key::Refs if first != b'n' => return Err(cursor.fault("`refs` must be a list or null")),
-                    Key::Topic if first != b'"' => return Err(cursor.fault("`topic` of a ref must be a text")),
-                    Key::Partition => cursor.integer::<i32>("`partition` of a ref must be a 32-bit integer")?,
-                    Key::Offset => cursor.integer::<i64>("`offset` of a ref must be a 64-bit integer")?,
-                    Key::Key if first != b'"' && first != b'n' => {
+                    Member::Refs if first != b'n' => return Err(cursor.fault("`refs` must be a list or null")),
+                    Member::Topic if first != b'"' => return Err(cursor.fault("`topic` of a ref must be a text")),
+                    Member::Partition => cursor.integer::<i32>("`partition` of a ref must be a 32-bit integer")?,
+                    Member::Offset => cursor.integer::<i64>("`offset` of a ref must be a 64-bit integer")?,
+                    Member::Key if first != b'"' && first != b'n' => {
                         return Err(cursor.fault("`key` of a ref must be a text or null"));
                     }
-                    Key::Hist if first == b'{' => {
+                    Member::Hist if first == b'{' => {
                         cursor.at += 1;
                         levels.enter();
                         depth += 1;
@@ -196,10 +196,12 @@ pub(super) fn walk<L: Levels>(text: &str, levels: &mut L) -> Result<Shape, Fault
                         outer.push(current);
                         current = Open::LEVEL;
                     }
-                    Key::Hist if first != b'n' => {
+                    Member::Hist if first != b'n' => {
                         return Err(cursor.fault("`hist` of a ref must be an object or null"));
                     }
-                    _ => drop(cursor.skip()?),
+                    _ => {
+                        cursor.skip()?;
+                    }
                 }
             }
             _ => return Err(cursor.fault(BROKEN)),
@@ -289,15 +291,15 @@ impl Cursor<'_> {
         }
     }
 
-    fn key(&mut self, of_ref: bool) -> Result<Key, Fault> {
+    fn key(&mut self, of_ref: bool) -> Result<Member, Fault> {
         let start = self.at;
         let escapes = self.text()?;
-        let known = if of_ref { Key::of_ref } else { Key::of_level };
+        let known = if of_ref { Member::of_ref } else { Member::of_level };
         if !escapes {
             return Ok(known(&self.bytes[start + 1..self.at - 1]));
         }
         let name: Result<String, _> = serde_json::from_slice(&self.bytes[start..self.at]);
-        Ok(name.map_or(Key::Unknown, |name| known(name.as_bytes())))
+        Ok(name.map_or(Member::Unknown, |name| known(name.as_bytes())))
     }
 
     /// Moves past the value that starts here, however deep it is.
@@ -307,7 +309,9 @@ impl Cursor<'_> {
         let mut open = 0_usize;
         loop {
             match self.token() {
-                b'"' => drop(self.text()?),
+                b'"' => {
+                    self.text()?;
+                }
                 b'{' | b'[' => {
                     open += 1;
                     self.at += 1;
@@ -364,7 +368,7 @@ mod tests {
     fn a_key_may_be_spelled_with_escapes() {
         let fault = walk(r#"{"r\u0065fs":5}"#, &mut ()).unwrap_err();
         assert_eq!(fault, Fault { rule: "`refs` must be a list or null", at: 13 });
-        assert_eq!(walk(r#"{"refs":null,"ref\u0073":[]}"#, &mut ()).unwrap_err().rule, Key::Refs.duplicate());
+        assert_eq!(walk(r#"{"refs":null,"ref\u0073":[]}"#, &mut ()).unwrap_err().rule, Member::Refs.duplicate());
     }
 
     #[test]
