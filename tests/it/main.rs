@@ -1,1 +1,4 @@
 //! Integration tests.
+
+mod envelope;
+mod fuzz_bodies;
