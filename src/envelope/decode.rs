@@ -132,7 +132,7 @@ pub(crate) fn bounded(error: serde_json::Error) -> serde_json::Error {
 }
 
 /// An error in `part`, which is a slice of `whole`, with its line and column in `whole`.
-pub(super) fn within(whole: &str, part: &str, error: serde_json::Error) -> serde_json::Error {
+pub(crate) fn within(whole: &str, part: &str, error: serde_json::Error) -> serde_json::Error {
     let error = bounded(error);
     let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
     let (line, column) = locate(whole, start);

@@ -32,7 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod decode;
+pub(crate) mod decode;
 mod history;
 mod reference;
 mod walk;
