@@ -1,0 +1,211 @@
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use uuid::Uuid;
+
+use super::{eventually, kafka, leash::Leashed, unique};
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(30);
+
+/// The broker of everything that only needs one: `KAFKA_BOOTSTRAP_SERVERS`, else started once for this process and gone with it.
+pub(crate) fn shared_broker() -> &'static str {
+    static NAMED: OnceLock<Option<String>> = OnceLock::new();
+    static OWN: OnceLock<Broker> = OnceLock::new();
+    let named = NAMED.get_or_init(|| env::var("KAFKA_BOOTSTRAP_SERVERS").ok().filter(|servers| !servers.is_empty()));
+    match named {
+        Some(servers) => servers,
+        None => OWN.get_or_init(Broker::start).bootstrap(),
+    }
+}
+
+/// An Apache Kafka of a test's own, in KRaft mode, on the loopback: broker and controller in one child process.
+///
+/// Dropped, it is killed and its directory removed.
+pub(crate) struct Broker {
+    process: Option<Leashed>,
+    bootstrap: String,
+    dir: PathBuf,
+}
+
+impl Broker {
+    pub(crate) fn start() -> Broker {
+        Broker::start_with(&[])
+    }
+
+    /// `settings` win over `scripts/kafka.properties` and over what is set here.
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Broker {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("broker"));
+        fs::create_dir_all(&dir).unwrap();
+        let (port, controller) = (free_port(), free_port());
+        let bootstrap = format!("127.0.0.1:{port}");
+        let mut broker = Broker { process: None, bootstrap, dir };
+
+        let common = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.properties");
+        let mut properties = fs::read_to_string(common).unwrap();
+        let bootstrap = &broker.bootstrap;
+        let data = broker.dir.join("data");
+        properties += &format!(
+            "listeners=PLAINTEXT://{bootstrap},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://{bootstrap}\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             log.dirs={}\n",
+            data.display()
+        );
+        for (key, value) in settings {
+            properties += &format!("{key}={value}\n");
+        }
+        fs::write(broker.properties(), properties).unwrap();
+
+        broker.format();
+        broker.run();
+        broker
+    }
+
+    /// The same on the same port, with what is on its disk. It must have been killed or stopped.
+    pub(crate) fn restart(&mut self) {
+        assert!(self.process.is_none(), "the broker still runs");
+        self.run();
+    }
+
+    pub(crate) fn bootstrap(&self) -> &str {
+        &self.bootstrap
+    }
+
+    /// SIGKILL: nothing is flushed, no connection is closed in order.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("the broker runs").kill9();
+    }
+
+    /// SIGTERM, and waits for the orderly end.
+    pub(crate) fn stop(&mut self) {
+        let mut process = self.process.take().expect("the broker runs");
+        process.signal("TERM");
+        process.wait(STOP, "the broker ends after SIGTERM");
+    }
+
+    /// SIGSTOP: connections stay open, and nothing answers.
+    pub(crate) fn freeze(&self) {
+        self.running().signal("STOP");
+    }
+
+    /// SIGCONT: it goes on, and what was sent meanwhile is answered.
+    pub(crate) fn thaw(&self) {
+        self.running().signal("CONT");
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
+    /// All that it and the formatting printed.
+    pub(crate) fn log(&self) -> String {
+        let log = fs::read(self.dir.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    fn running(&self) -> &Leashed {
+        self.process.as_ref().expect("the broker runs")
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.dir.join("server.properties")
+    }
+
+    fn spawn(&self, class: &str, arguments: &[&str]) -> Leashed {
+        let mut java = Command::new(java());
+        // Short-lived, often several at a time: the cheap compiler and collector start 30 % faster.
+        java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+            .arg("-cp")
+            .arg(jars().join("*"))
+            .arg(class)
+            .args(arguments)
+            .arg(self.properties());
+        let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
+        Leashed::spawn(&java, Some(log), Some(&self.dir))
+    }
+
+    fn format(&self) {
+        // Kafka's ids are base64url; this one has no character that hex does not have.
+        let cluster = format!("{}A", &Uuid::new_v4().simple().to_string()[..21]);
+        let mut format = self.spawn("kafka.tools.StorageTool", &["format", "-t", &cluster, "-c"]);
+        let status = format.wait(START, "the broker's directory is formatted");
+        assert!(status.success(), "format: {status}\n{}", self.log_tail());
+    }
+
+    fn run(&mut self) {
+        let mut process = self.spawn("kafka.Kafka", &[]);
+        let mut ended = None;
+        let deadline = Instant::now() + START;
+        let probe: BaseConsumer = kafka::client(&self.bootstrap).create().unwrap();
+        let answers = eventually(START * 2, "the broker answers, ends or is late", || {
+            ended = process.ended();
+            if ended.is_some() || Instant::now() > deadline {
+                return Some(false);
+            }
+            // A connection refused costs librdkafka a backoff: it asks once somebody listens.
+            TcpStream::connect(&self.bootstrap).ok()?;
+            let metadata = probe.fetch_metadata(None, Duration::from_secs(5)).ok()?;
+            (!metadata.brokers().is_empty()).then_some(true)
+        });
+        let tail = if answers { String::new() } else { self.log_tail() };
+        assert!(answers, "no broker within {START:?} ({ended:?}); its log ends:\n{tail}");
+        self.process = Some(process);
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Before its directory.
+        drop(self.process.take());
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Below the range from which the system takes the ports of outgoing connections: else a client that tries the port of a killed
+/// broker again and again could be given that very port, connect to itself, and keep the broker from coming back.
+fn free_port() -> u16 {
+    const FIRST: u16 = 20_000;
+    const COUNT: u16 = 12_000;
+    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
+    let next = NEXT.get_or_init(|| AtomicU16::new(Uuid::new_v4().as_fields().1));
+    (0..COUNT)
+        .map(|_| FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
+
+fn java() -> PathBuf {
+    env::var_os("JAVA_HOME")
+        .map(|home| Path::new(&home).join("bin/java"))
+        .filter(|java| java.exists())
+        .unwrap_or_else(|| "java".into())
+}
+
+/// `KAFKA_ENVELOPE_KAFKA_LIBS`, else what `scripts/kafka.sh` left below the target directory.
+fn jars() -> PathBuf {
+    if let Some(jars) = env::var_os("KAFKA_ENVELOPE_KAFKA_LIBS") {
+        return jars.into();
+    }
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("kafka");
+    let versions = fs::read_dir(&kept).into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("libs")).filter(|libs| libs.is_dir()).max().unwrap_or_else(|| {
+        panic!(
+            "this test needs Apache Kafka and found none in {}: run `bash scripts/test.sh`, which gets it",
+            kept.display()
+        )
+    })
+}

@@ -1,0 +1,19 @@
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Asks until there is an answer. The only place where a test sleeps.
+///
+/// Panics with `what` if `deadline` passes first; asks at least once.
+#[track_caller]
+pub(crate) fn eventually<T>(deadline: Duration, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = poll() {
+            return answer;
+        }
+        assert!(start.elapsed() < deadline, "not within {deadline:?}: {what}");
+        thread::sleep(PAUSE);
+    }
+}

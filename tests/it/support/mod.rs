@@ -1,0 +1,25 @@
+//! What the scenarios have in common: brokers, topics, worker processes, waiting.
+//!
+//! A test asks for [`shared_broker`] unless it kills, freezes or configures one: then it starts its own [`Broker`].
+//! Nothing here skips: without a Kafka the test fails and says what to run.
+// A helper is here for scenarios to come, too.
+#![allow(dead_code)]
+
+pub(crate) mod broker;
+pub(crate) mod eventually;
+pub(crate) mod kafka;
+pub(crate) mod leash;
+pub(crate) mod names;
+pub(crate) mod worker;
+
+#[allow(unused_imports)]
+pub(crate) use self::{
+    broker::{Broker, shared_broker},
+    eventually::eventually,
+    kafka::{
+        TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, produce_raw,
+        produce_raw_batch,
+    },
+    names::unique,
+    worker::{Worker, emit},
+};
