@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Every test, on a real Apache Kafka: gets what is missing, starts one broker for all of them, runs
+# `cargo test --all-features`. Arguments go to cargo test: `bash scripts/test.sh --test it -- broker::`.
+#
+# KAFKA_BOOTSTRAP_SERVERS            use this broker instead (tests that kill one still start their own)
+# KAFKA_ENVELOPE_TESTS_REQUIRED=1    what cannot run here is a failure, not a remark
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+
+ensure_build_packages || say "going on without: if librdkafka does not build, this is why"
+
+# Modules of tests/it that match a pattern, as the filters of the test binary.
+modules_with() {
+    find tests/it -name '*.rs' ! -path '*/support/*' ! -name main.rs -exec grep -lE "$1" {} + |
+        sed 's:^tests/it/::; s:/mod\.rs$::; s:\.rs$::; s:/:\:\::g; s:$:\:\::' | sort
+}
+
+needs_own='(^|[^A-Za-z])Broker::start'
+not_run=() why=
+if libs=$(bash scripts/kafka.sh); then
+    export KAFKA_ENVELOPE_KAFKA_LIBS=$libs
+else
+    why="there is no Apache Kafka to start (see above)"
+    pattern=$needs_own
+    [ -n "${KAFKA_BOOTSTRAP_SERVERS:-}" ] || pattern="$needs_own|shared_broker"
+    mapfile -t not_run < <(modules_with "$pattern")
+    if [ "${KAFKA_ENVELOPE_TESTS_REQUIRED:-}" = 1 ]; then
+        say "FAILED: $why, and KAFKA_ENVELOPE_TESTS_REQUIRED=1 lets no test be left out: ${not_run[*]}"
+        exit 1
+    fi
+fi
+
+if [ ${#not_run[@]} = 0 ]; then
+    with_broker cargo test --all-features "$@"
+    exit
+fi
+
+skips=() dashes=--
+for module in "${not_run[@]}"; do skips+=(--skip "$module"); done
+for argument in "$@"; do [ "$argument" != -- ] || dashes=; done
+status=0
+cargo test --all-features "$@" ${dashes:+"$dashes"} "${skips[@]}" || status=$?
+say "NOT RUN: ${not_run[*]}"
+say "because $why. What passed above proves nothing about Kafka itself."
+exit "$status"
