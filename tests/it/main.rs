@@ -1,8 +1,14 @@
 //! Integration tests, on the Apache Kafka that `scripts/test.sh` gets.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod batches;
 mod broker;
+mod commit;
+mod crash;
 mod envelope;
 mod fuzz_bodies;
+mod group;
+mod stop;
 mod support;
+mod topics;
 mod worker;

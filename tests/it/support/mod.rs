@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod broker;
+pub(crate) mod envelopes;
 pub(crate) mod eventually;
 pub(crate) mod kafka;
 pub(crate) mod leash;
@@ -15,6 +16,7 @@ pub(crate) mod worker;
 #[allow(unused_imports)]
 pub(crate) use self::{
     broker::{Broker, shared_broker},
+    envelopes::{consumer, envelope, group, produce_numbers},
     eventually::eventually,
     kafka::{
         TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, produce_raw,
