@@ -160,14 +160,16 @@ impl Fetch {
         }
     }
 
-    /// Errors of the group or the whole client. librdkafka goes on by itself after all but the fatal ones, and
-    /// `Context::error` has logged them.
+    /// Errors of the group or the whole client; `Context::error` has logged them. librdkafka goes on by itself after
+    /// all but the fatal ones, and those that only another configuration can mend.
     fn client_error(&self, error: KafkaError) {
-        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        let configured = [Code::InvalidSessionTimeout, Code::InconsistentGroupProtocol];
         if let Some((code, reason)) = self.reader.consumer().client().fatal_error() {
             log::error!("the consumer cannot go on: {reason}");
             self.fail(Error::Kafka(KafkaError::MessageConsumptionFatal(code)));
-        } else if fatal {
+        } else if matches!(error, KafkaError::MessageConsumptionFatal(_))
+            || error.rdkafka_error_code().is_some_and(|code| configured.contains(&code))
+        {
             self.fail(error.into());
         }
     }
@@ -372,9 +374,8 @@ impl Fetch {
             }
             (state.ready.take().or_else(|| state.spare.pop()).unwrap_or_default(), state.ready_since.take())
         };
-        if arena.is_empty() && !self.carry.is_empty() {
-            std::mem::swap(&mut arena, &mut self.carry);
-        }
+        let (most_records, most_bytes) = (self.options.batch_size, self.options.batch_bytes);
+        arena.refill(&mut self.carry, |records, bytes| records <= most_records && bytes <= most_bytes);
         let mut errors = Vec::new();
         let is_full = loop {
             let room = self.options.batch_size.saturating_sub(arena.len());

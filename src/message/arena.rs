@@ -137,6 +137,24 @@ impl Arena {
         self.records.push(Record { source, start, key, value, headers, offset: record.offset, timestamp });
     }
 
+    /// Moves records from the front of `other` to the end of this one, as long as `fits` says so of this one's length
+    /// and bytes, each with the next record's.
+    pub(crate) fn refill(&mut self, other: &mut Self, fits: impl Fn(usize, usize) -> bool) {
+        while let Some(record) = other.records().first() {
+            let bytes = record.value_end() - record.start + record.headers as usize;
+            if !self.is_empty() && !fits(self.len() + 1, self.bytes() + bytes) {
+                return;
+            }
+            let from = other.source(record);
+            let source = self.source_index(|tag| tag == from.tag, || from.clone());
+            let start = self.bytes.len();
+            self.bytes.extend_from_slice(&other.bytes[record.start..][..bytes]);
+            self.records.push(Record { source, start, ..*record });
+            other.advance(1);
+        }
+        other.clear();
+    }
+
     /// Groups the records by source, in the order in which the sources came first.
     pub(crate) fn group(&mut self) {
         if !self.records.is_sorted_by_key(|record| record.source) {
@@ -243,6 +261,22 @@ mod tests {
         assert_eq!(arena.reference().to_string(), "t[1=0:1,2=1:2]");
         let ranges: Vec<_> = arena.ranges(1).map(|(source, offsets)| (source.partition, offsets)).collect();
         assert_eq!(ranges, [(2, 1..2)]);
+    }
+
+    #[test]
+    fn what_was_carried_over_is_moved_as_far_as_it_fits() {
+        let (mut carry, mut arena) = (Arena::default(), Arena::default());
+        for offset in 0..5 {
+            push(&mut carry, 0, offset, Some(b"value"));
+        }
+        arena.refill(&mut carry, |records, _| records <= 3);
+        assert_eq!((arena.reference().to_string(), carry.len()), ("t[0=0:3]".into(), 2));
+        assert_eq!(arena.value(&arena.records()[2]), Some(&b"value"[..]));
+        let mut next = Arena::default();
+        next.refill(&mut carry, |_, bytes| bytes < 1);
+        assert_eq!((next.reference().to_string(), carry.len()), ("t[0=3:4]".into(), 1), "one always fits");
+        next.refill(&mut carry, |_, _| true);
+        assert_eq!((next.len(), carry.is_empty(), carry.bytes()), (2, true, 0));
     }
 
     #[test]

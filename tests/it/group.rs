@@ -82,7 +82,7 @@ fn a_join_in_mid_batch_loses_and_repeats_nothing() {
             produce_numbers(broker, &topic, partition, 0..400);
         }
         HANDLING.store(false, Ordering::SeqCst);
-        SLOW.store(50, Ordering::SeqCst);
+        SLOW.store(300, Ordering::SeqCst);
         let build = || {
             let builder = consumer(broker, &group, &topic).batch_size(20).config([(key, value)]);
             builder.idle_timeout(PATIENCE).build().unwrap()
@@ -100,6 +100,9 @@ fn a_join_in_mid_batch_loses_and_repeats_nothing() {
             assert_eq!(offset, *expected, "partition {partition} by member {number} with {value}");
             *expected += 1;
             by_member[number - 1] += 1;
+            if number == 2 {
+                SLOW.store(0, Ordering::SeqCst);
+            }
         }
         stop_one.stop();
         stop_two.stop();
@@ -140,4 +143,15 @@ fn a_slow_handler_keeps_its_membership() {
         assert!(done.committed, "{done:?}");
     }
     assert_eq!(committed(broker, &group, &topic, 0), Some(4));
+}
+
+/// What only another configuration can mend ends the run, instead of being tried for ever.
+#[test]
+fn a_configuration_that_the_group_refuses_ends_the_run() {
+    let broker = shared_broker();
+    let topic = TestTopic::new(broker, 1);
+    let too_long = [("session.timeout.ms", "3000000"), ("max.poll.interval.ms", "3000000")];
+    let mut consumer = consumer(broker, &group(), &topic).config(too_long).idle_timeout(PATIENCE).build().unwrap();
+    let error = consumer.run(|_: &Batch<u64>| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("InvalidSessionTimeout"), "{error}");
 }
