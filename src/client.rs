@@ -1,15 +1,118 @@
-//! What the contexts of producers and consumers share.
-use rdkafka::config::RDKafkaLogLevel as Level;
-use rdkafka::error::KafkaError;
-pub(crate) fn log(level: Level, facility: &str, text: &str) {
+//! What the contexts of producers and consumers share: where librdkafka's logs and errors go.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+/// Under which name librdkafka's own words stand in the log.
+const TARGET: &str = "librdkafka";
+
+/// How long a text is not repeated.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// So many different texts are remembered.
+const REMEMBERED: usize = 64;
+
+/// Runs what may hold code of the user's, a logger or a waker: a panic of theirs must not end a thread that answers
+/// librdkafka.
+pub(crate) fn guarded(run: impl FnOnce()) {
+    // The panic hook has reported it. The payload's own `Drop` could panic again.
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+        std::mem::forget(panic);
+    }
+}
+
+/// A line of librdkafka's own log.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
+    use RDKafkaLogLevel as Level;
     let level = match level {
         Level::Emerg | Level::Alert | Level::Critical | Level::Error => log::Level::Error,
         Level::Warning => log::Level::Warn,
         Level::Notice | Level::Info => log::Level::Info,
         Level::Debug => log::Level::Debug,
     };
-    log::log!(target: "librdkafka", level, "{facility}: {text}");
+    guarded(|| log::log!(target: TARGET, level, "{facility}: {text}"));
 }
+
+/// An error of a client as a whole. librdkafka goes on by itself, unless it is fatal.
 pub(crate) fn error(error: &KafkaError, reason: &str) {
-    log::error!(target: "librdkafka", "{error}: {reason}");
+    let fatal = error.rdkafka_error_code() == Some(Code::Fatal);
+    let level = if fatal { log::Level::Error } else { log::Level::Warn };
+    // What follows tells how often and after what time: a repetition all the same.
+    let stem = reason.split(" (after ").next().unwrap_or(reason);
+    guarded(|| {
+        if let Some(repeated) = repeats(stem) {
+            log::log!(target: TARGET, level, "{error}: {reason}{repeated}");
+        }
+    });
+}
+
+/// Statistics, which come where `statistics.interval.ms` is set.
+pub(crate) fn statistics(json: &[u8]) {
+    guarded(|| log::debug!(target: TARGET, "statistics: {}", String::from_utf8_lossy(json)));
+}
+
+/// A text to log with what is to be added to it; none while it would only repeat itself.
+pub(crate) fn repeats(text: &str) -> Option<String> {
+    static RECENT: Mutex<Recent> = Mutex::new(Recent(Vec::new()));
+    RECENT.lock().unwrap_or_else(PoisonError::into_inner).say(text, Instant::now())
+}
+
+/// Texts, when they were last logged, and how often they were held back since.
+struct Recent(Vec<(String, Instant, u64)>);
+
+impl Recent {
+    fn say(&mut self, text: &str, now: Instant) -> Option<String> {
+        let known = self.0.iter_mut().find(|(known, ..)| known == text);
+        let Some((_, last, held_back)) = known else {
+            if self.0.len() >= REMEMBERED {
+                self.0.remove(0);
+            }
+            self.0.push((text.to_owned(), now, 0));
+            return Some(String::new());
+        };
+        if now.duration_since(*last) < QUIET {
+            *held_back += 1;
+            return None;
+        }
+        *last = now;
+        Some(match std::mem::take(held_back) {
+            0 => String::new(),
+            count => format!(" ({count} more since the last such line)"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_not_repeated_for_a_while() {
+        let mut recent = Recent(Vec::new());
+        let start = Instant::now();
+        assert_eq!(recent.say("down", start).as_deref(), Some(""));
+        assert_eq!(recent.say("down", start + QUIET / 2), None);
+        assert_eq!(recent.say("other", start + QUIET / 2).as_deref(), Some(""));
+        assert_eq!(recent.say("down", start + QUIET).as_deref(), Some(" (1 more since the last such line)"));
+        assert_eq!(recent.say("down", start + QUIET * 2).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn memory_of_texts_is_bounded() {
+        let mut recent = Recent(Vec::new());
+        let now = Instant::now();
+        for number in 0..1_000 {
+            recent.say(&number.to_string(), now);
+        }
+        assert_eq!(recent.0.len(), REMEMBERED);
+    }
+
+    #[test]
+    fn a_panic_of_the_users_stays_outside() {
+        guarded(|| panic!("of a logger"));
+    }
 }

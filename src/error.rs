@@ -88,6 +88,8 @@ pub enum Error {
         /// Those places among `failed` whose message may stand in the log all the same: it was on its way when the
         /// answer was lost. All others in `failed` are not in the log.
         possibly_persisted: Vec<usize>,
+        /// Whether the producer is beyond use: its guarantee that nothing is repeated or reordered is broken.
+        fatal: bool,
     },
 
     /// The handler failed. Nothing of the batch is committed but what stands before [`HandlerError::at`]'s index.
@@ -156,8 +158,9 @@ impl Error {
                 matches!(error, KafkaError::MessageConsumptionFatal(_))
                     || matches!(error.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced | Code::FencedInstanceId))
             }
-            Self::NotDelivered { failed, .. } => {
-                failed.iter().any(|(_, error)| matches!(error.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
+            Self::NotDelivered { failed, fatal, .. } => {
+                *fatal
+                    || failed.iter().any(|(_, e)| matches!(e.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
             }
             Self::Closed(_) => true,
             _ => false,
@@ -173,7 +176,7 @@ impl Error {
             // The watermark is sent again with the next commit.
             Self::NotCommitted { .. } => true,
             // Outages end. A message that is too large, or a topic that does not exist, stays so.
-            Self::NotDelivered { failed, .. } => failed.iter().all(|(_, error)| is_transient(error)),
+            Self::NotDelivered { failed, fatal, .. } => !fatal && failed.iter().all(|(_, error)| is_transient(error)),
             Self::Kafka(error) => is_transient(error),
             // The text, the setting or the payload itself has to change.
             _ => false,
@@ -310,7 +313,7 @@ mod tests {
     fn outages_are_retriable_and_fences_are_fatal() {
         let produced = |code| KafkaError::MessageProduction(code);
         let failed =
-            |code| Error::NotDelivered { total: 2, failed: vec![(1, produced(code))], possibly_persisted: Vec::new() };
+            |code| Error::NotDelivered { total: 2, failed: vec![(1, produced(code))], possibly_persisted: Vec::new(), fatal: false };
         assert!(failed(Code::MessageTimedOut).is_retriable());
         assert!(!failed(Code::MessageSizeTooLarge).is_retriable());
         assert!(failed(Code::Fenced).is_fatal());

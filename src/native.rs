@@ -13,9 +13,10 @@ use std::slice;
 use std::time::Duration;
 
 use rdkafka::bindings as rd;
-use rdkafka::client::Client;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 
 type Callback = Box<dyn Fn() + Send + Sync>;
@@ -252,6 +253,51 @@ impl<C: ConsumerContext> Reader<C> {
             };
             rd::rd_kafka_event_destroy(event);
             Some(reply)
+        }
+    }
+}
+
+/// Sends without waiting for more records to share a request, until every record has its delivery report or the time is
+/// over. Another thread has to poll meanwhile. Unlike rdkafka's own `flush` it returns as soon as that is so.
+pub(crate) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Result<(), Code> {
+    // SAFETY: the client lives through the call, and the answer is initialized.
+    unsafe {
+        let error = rd::rd_kafka_flush(client.native_ptr(), millis(timeout));
+        read_error(&raw const error).map_or(Ok(()), Err)
+    }
+}
+
+/// How many events wait to be polled from the client's main queue.
+pub(crate) fn main_events<C: ClientContext>(client: &Client<C>) -> usize {
+    // SAFETY: the client lives; the handle got is given back.
+    unsafe {
+        let queue = rd::rd_kafka_queue_get_main(client.native_ptr());
+        if queue.is_null() {
+            return 0;
+        }
+        let length = rd::rd_kafka_queue_length(queue);
+        rd::rd_kafka_queue_destroy(queue);
+        length
+    }
+}
+
+/// Whether a record whose delivery failed may stand in the log all the same.
+pub(crate) fn possibly_persisted(message: &BorrowedMessage<'_>) -> bool {
+    // SAFETY: the message lives, and its status is a 32-bit integer in C.
+    let status = unsafe {
+        let status = rd::rd_kafka_message_status(message.ptr());
+        (&raw const status).cast::<i32>().read()
+    };
+    status != rd::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED as i32
+}
+
+/// How long the first rebalance of a group waits for more members on the mock cluster that the client carries.
+pub(crate) fn mock_rebalance_delay<C: ClientContext>(client: &Client<C>, delay: Duration) {
+    // SAFETY: the client lives, and the cluster with it.
+    unsafe {
+        let cluster = rd::rd_kafka_handle_mock_cluster(client.native_ptr());
+        if !cluster.is_null() {
+            rd::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, millis(delay));
         }
     }
 }

@@ -254,7 +254,7 @@ fn undecodable(arena: &Arena, record: &Record, source: serde_json::Error) -> Err
 }
 
 /// Enough of a key to find it, however long it is.
-fn excerpt(key: &[u8]) -> String {
+pub(crate) fn excerpt(key: &[u8]) -> String {
     const LONGEST: usize = 100;
     let text = String::from_utf8_lossy(key);
     match text.char_indices().nth(LONGEST) {

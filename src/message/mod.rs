@@ -2,7 +2,10 @@
 
 pub(crate) mod arena;
 mod batch;
+mod outgoing;
 
 pub use batch::{Batch, Headers, RawBatch, Received};
+pub use outgoing::{Message, Oversize};
 
-pub(crate) use batch::decode;
+pub(crate) use batch::{decode, excerpt};
+pub(crate) use outgoing::{NewHeader, wire_size};

@@ -1,0 +1,329 @@
+//! From a record given to librdkafka to its delivery report, and to whoever waits for that.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::producer::ProducerContext;
+
+use super::Inner;
+use crate::client;
+use crate::error::{Error, Result};
+use crate::native;
+
+/// Where an acknowledged record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// The partition.
+    pub partition: i32,
+    /// The record's own offset. -1 where the broker does not tell: with `acks=0`, and for a record that a retry found
+    /// to be in the log already.
+    pub offset: i64,
+}
+
+/// What became of a batch whose messages were all acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Where the messages stand, in the batch's order, without those that were skipped.
+    pub deliveries: Vec<Delivery>,
+    /// The places in the batch of messages that are larger than `message.max.bytes` and were left out, as
+    /// [`Oversize::Skip`](crate::Oversize::Skip) asks.
+    pub skipped: Vec<usize>,
+}
+
+/// Why a record was not acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) error: KafkaError,
+    pub(super) possibly_persisted: bool,
+}
+
+impl Failure {
+    /// The record never left this process.
+    pub(super) fn not_sent(error: KafkaError) -> Self {
+        Self { error, possibly_persisted: false }
+    }
+}
+
+pub(super) type Outcome = Result<Delivery, Failure>;
+
+/// The records of one call, and what is known of each.
+pub(super) struct Tracker {
+    state: Mutex<State>,
+    done: Condvar,
+}
+
+struct State {
+    /// How many outcomes are still to come.
+    left: usize,
+    outcomes: Vec<Option<Outcome>>,
+    waker: Option<Waker>,
+    /// Nobody will ask.
+    abandoned: bool,
+}
+
+impl Tracker {
+    pub(super) fn new(records: usize) -> Arc<Self> {
+        let outcomes = vec![None; records];
+        let state = State { left: records, outcomes, waker: None, abandoned: false };
+        Arc::new(Self { state: Mutex::new(state), done: Condvar::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says what became of a record. Answers a failure that nobody will ask for.
+    #[must_use]
+    pub(super) fn settle(&self, index: usize, outcome: Outcome) -> Option<Failure> {
+        let mut state = self.lock();
+        let unclaimed = if state.abandoned { outcome.as_ref().err().cloned() } else { None };
+        if let Some(place @ None) = state.outcomes.get_mut(index) {
+            *place = Some(outcome);
+            state.left -= 1;
+        }
+        if state.left == 0 {
+            let waker = state.waker.take();
+            drop(state);
+            self.done.notify_all();
+            if let Some(waker) = waker {
+                client::guarded(|| waker.wake());
+            }
+        }
+        unclaimed
+    }
+
+    /// Waits until every record is settled. False: `give_up`, which is asked each second, said so before.
+    pub(super) fn wait(&self, mut give_up: impl FnMut() -> bool) -> bool {
+        let mut state = self.lock();
+        while state.left > 0 {
+            let waited = self.done.wait_timeout(state, Duration::from_secs(1));
+            let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            if state.left > 0 && timeout.timed_out() && give_up() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// All outcomes. Only to be asked once they are there.
+    pub(super) fn take(&self) -> Vec<Outcome> {
+        let outcomes = std::mem::take(&mut self.lock().outcomes);
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(lost()))).collect()
+    }
+}
+
+/// A record of which nothing is known, because the client is gone.
+fn lost() -> Failure {
+    Failure { error: KafkaError::Canceled, possibly_persisted: true }
+}
+
+/// What goes with a record through librdkafka.
+pub(super) struct Entry {
+    tracker: Arc<Tracker>,
+    index: usize,
+}
+
+impl Entry {
+    pub(super) fn new(tracker: &Arc<Tracker>, index: usize) -> Box<Self> {
+        Box::new(Self { tracker: Arc::clone(tracker), index })
+    }
+}
+
+/// rdkafka's callbacks into this crate.
+#[derive(Default)]
+pub(super) struct Context {
+    /// Records without a delivery report.
+    outstanding: AtomicUsize,
+    /// Failures that nobody asked for.
+    unclaimed: AtomicU64,
+    /// Who waits for room in the queue is woken when `outstanding` falls below this. 0: nobody waits.
+    wanted: AtomicUsize,
+    room: (Mutex<()>, Condvar),
+}
+
+impl Context {
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn unclaimed(&self) -> u64 {
+        self.unclaimed.load(Ordering::Relaxed)
+    }
+
+    /// To be called before a record is given to librdkafka, whose report may come at once.
+    pub(super) fn enqueued(&self) {
+        self.outstanding.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// A record has its report, or was not taken.
+    pub(super) fn settled(&self) {
+        let left = self.outstanding.fetch_sub(1, Ordering::SeqCst) - 1;
+        if left < self.wanted.load(Ordering::SeqCst) && self.wanted.swap(0, Ordering::SeqCst) > 0 {
+            drop(self.room.0.lock().unwrap_or_else(PoisonError::into_inner));
+            self.room.1.notify_all();
+        }
+    }
+
+    /// Waits until about half of the queue is free, but not for long: librdkafka counts a record until all of its
+    /// request were reported, so only another try tells.
+    pub(super) fn wait_for_room(&self) {
+        let guard = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let outstanding = self.outstanding();
+        self.wanted.fetch_max(outstanding / 2 + 1, Ordering::SeqCst);
+        let slice = Duration::from_millis(if outstanding == 0 { 1 } else { 10 });
+        drop(self.room.1.wait_timeout(guard, slice));
+    }
+
+    /// A failure that nobody will ask for.
+    pub(super) fn lament(&self, Failure { error, possibly_persisted }: &Failure) {
+        self.unclaimed.fetch_add(1, Ordering::Relaxed);
+        let doubt = if *possibly_persisted { ", it may stand in the log all the same" } else { "" };
+        client::guarded(|| {
+            let text = format!("a record nobody waited for was not acknowledged{doubt}: {error}");
+            if let Some(repeated) = client::repeats(&text) {
+                log::error!("{text}{repeated}");
+            }
+        });
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        client::log(level, facility, text);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        client::statistics(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        client::error(&error, reason);
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Entry>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, entry: Box<Entry>) {
+        let outcome = match result {
+            Ok(message) => Ok(Delivery { partition: message.partition(), offset: message.offset().max(-1) }),
+            Err((error, message)) => {
+                Err(Failure { error: error.clone(), possibly_persisted: native::possibly_persisted(message) })
+            }
+        };
+        self.settled();
+        if let Some(failure) = entry.tracker.settle(entry.index, outcome) {
+            self.lament(&failure);
+        }
+    }
+}
+
+/// The error of a call of which records failed. `places` are those of the outcomes in the batch.
+pub(super) fn not_delivered(total: usize, mut failures: Vec<(usize, Failure)>, fatal: bool) -> Error {
+    failures.sort_by_key(|(place, _)| *place);
+    let possibly_persisted =
+        failures.iter().filter(|(_, failure)| failure.possibly_persisted).map(|(place, _)| *place).collect();
+    let failed = failures.into_iter().map(|(place, failure)| (place, failure.error)).collect();
+    Error::NotDelivered { total, failed, possibly_persisted, fatal }
+}
+
+/// A message on its way, from [`Producer::send`](super::Producer::send).
+///
+/// Wait for it with [`Pending::wait`], or await it as a future. Dropping it does not take the message back: it is sent
+/// all the same, and if it then fails, that is logged and counted
+/// ([`Producer::unclaimed_failures`](super::Producer::unclaimed_failures)).
+///
+/// As a future it needs no runtime, and it does not end the wait for more messages to share a request (`linger.ms`).
+/// It does not keep the producer alive.
+#[must_use = "the message is sent whether or not its delivery is waited for, but only this says whether it arrived"]
+pub struct Pending {
+    tracker: Arc<Tracker>,
+    context: Arc<Context>,
+    producer: Weak<Inner>,
+}
+
+impl Pending {
+    pub(super) fn new(tracker: Arc<Tracker>, context: Arc<Context>, producer: Weak<Inner>) -> Self {
+        Self { tracker, context, producer }
+    }
+
+    /// Waits for the acknowledgement, at most for `delivery.timeout.ms`. Ends the wait for more messages to share a
+    /// request.
+    ///
+    /// # Errors
+    /// [`Error::NotDelivered`] where the message was not acknowledged.
+    pub fn wait(self) -> Result<Delivery> {
+        let fatal = match self.producer.upgrade() {
+            Some(producer) => {
+                producer.wait(&self.tracker)?;
+                producer.is_fatal()
+            }
+            None => {
+                // Its end purges what is left, so the report is there or about to come.
+                let deadline = Instant::now() + super::FLUSH_ON_DROP + super::CLOSE;
+                self.tracker.wait(|| Instant::now() > deadline);
+                false
+            }
+        };
+        let outcome = self.tracker.take().pop().unwrap_or_else(|| Err(lost()));
+        outcome.map_err(|failure| not_delivered(1, vec![(0, failure)], fatal))
+    }
+}
+
+impl Future for Pending {
+    type Output = Result<Delivery>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let mut state = self.tracker.lock();
+        if state.left > 0 {
+            match &mut state.waker {
+                Some(waker) => waker.clone_from(task.waker()),
+                none => *none = Some(task.waker().clone()),
+            }
+            return Poll::Pending;
+        }
+        let outcome = state.outcomes.pop().flatten().unwrap_or_else(|| Err(lost()));
+        drop(state);
+        Poll::Ready(outcome.map_err(|failure| {
+            let fatal = self.producer.upgrade().is_some_and(|producer| producer.is_fatal());
+            not_delivered(1, vec![(0, failure)], fatal)
+        }))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        let mut state = self.tracker.lock();
+        state.abandoned = true;
+        // Dropped outside of the lock: it is foreign code.
+        let waker = state.waker.take();
+        let unclaimed = state.outcomes.pop().flatten().and_then(Result::err);
+        drop(state);
+        drop(waker);
+        if let Some(failure) = unclaimed {
+            self.context.lament(&failure);
+        }
+    }
+}
+
+impl fmt::Debug for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending").field("done", &(self.tracker.lock().left == 0)).finish_non_exhaustive()
+    }
+}
+
+/// Whether librdkafka's queue had no room.
+pub(super) fn is_full(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(Code::QueueFull)
+}

@@ -1,0 +1,512 @@
+//! Sending messages, with every record's delivery report checked.
+//!
+//! ```
+//! use kafka_envelope::{Message, Producer, Ref};
+//! # let broker = kafka_envelope::testing::EmbeddedBroker::start()?;
+//! # let brokers = broker.bootstrap_servers();
+//!
+//! let producer = Producer::new("billing", brokers)?;
+//!
+//! // One message. Waits until the broker has it.
+//! let delivery = producer.produce("invoices", &Message::new("paid").id("order-7").caused_by(Ref::new("orders", 0, 3)))?;
+//! println!("partition {}, offset {}", delivery.partition, delivery.offset);
+//!
+//! // A batch: all acknowledged, or an error that says which messages were not.
+//! let batch: Vec<_> = (0..100).map(|number| Message::new(number)).collect();
+//! let report = producer.produce_batch("numbers", &batch)?;
+//! assert_eq!(report.deliveries.len(), 100);
+//!
+//! // Without waiting for each.
+//! let pending = producer.send("numbers", &Message::new(7))?;
+//! pending.wait()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod delivery;
+mod flusher;
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use serde::Serialize;
+
+use crate::client;
+use crate::envelope::pack_into;
+use crate::error::{Error, Result};
+use crate::message::{Message, NewHeader, Oversize, wire_size};
+use crate::native;
+use crate::settings::{Settings, check};
+use delivery::{Context, Entry, Failure, Tracker, is_full, not_delivered};
+use flusher::Flusher;
+
+pub use delivery::{Delivery, Pending, Report};
+
+/// How long the last clone of a [`Producer`] waits at its end for what is still on its way.
+pub const FLUSH_ON_DROP: Duration = Duration::from_secs(5);
+
+/// How long the client's threads may take to end after that.
+const CLOSE: Duration = Duration::from_secs(3);
+
+/// rdkafka's `poll` sleeps out its time whatever arrives, so this is how late its thread notices the end.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A buffer that held a huge batch is given back to the allocator down to this size.
+const KEEP_BYTES: usize = 4 << 20;
+
+type Client = BaseProducer<Context>;
+
+/// Sends messages to Kafka.
+///
+/// Clones share one client with its threads, connections and queue; any number of threads may use it at once. By
+/// default snappy, `acks=all` and idempotent: an acknowledged record is on every in-sync replica, and retries neither
+/// repeat nor reorder records. [`settings::producer_defaults`](crate::settings::producer_defaults) lists all defaults.
+///
+/// - Whoever sends faster than the brokers take waits: a full queue is no error, unless it stays full for
+///   `delivery.timeout.ms`.
+/// - A message that is larger than `message.max.bytes` is refused before anything of its batch is sent, or left out
+///   and reported, see [`Oversize`].
+/// - The end of the last clone waits up to [`FLUSH_ON_DROP`] for what is on its way, then gives up the rest, logs how
+///   many records that were, and lets go of the client.
+#[derive(Clone)]
+pub struct Producer {
+    inner: Arc<Inner>,
+}
+
+impl Producer {
+    /// A producer with the default settings, for the service of this name. It connects in the background.
+    ///
+    /// # Errors
+    /// As [`ProducerBuilder::build`].
+    pub fn new(service: &str, brokers: &str) -> Result<Self> {
+        Self::builder(service, brokers).build()
+    }
+
+    /// Builds a producer for the service of this name, which becomes part of every message's history. `brokers` are
+    /// `host:port`, with commas between.
+    pub fn builder(service: &str, brokers: &str) -> ProducerBuilder {
+        ProducerBuilder {
+            service: service.to_owned(),
+            brokers: brokers.to_owned(),
+            settings: Settings::producer().client_id(service),
+            oversize: Oversize::default(),
+        }
+    }
+
+    /// Sends one message and waits for its acknowledgement, without waiting for more messages to share the request.
+    ///
+    /// # Errors
+    /// - [`Error::NotDelivered`]: no acknowledgement within `delivery.timeout.ms`, or the broker refused the record.
+    /// - [`Error::Oversize`], whatever the builder's [`Oversize`] says; [`Error::Encode`], [`Error::Limit`]: the message
+    ///   cannot be written.
+    /// - [`Error::Setting`]: the topic's name, the partition, the timestamp or a header's name cannot be used.
+    /// - [`Error::Kafka`], fatal: the producer is beyond use since an earlier error.
+    pub fn produce<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Delivery> {
+        self.send(topic, message)?.wait()
+    }
+
+    /// Sends a batch and waits until all of it is acknowledged.
+    ///
+    /// The whole batch is written as JSON and checked before the first record is sent. Records of one partition stand in
+    /// the log in the batch's order. A record that cannot be sent, to a partition that does not exist for one, fails
+    /// alone: the others are sent all the same.
+    ///
+    /// # Errors
+    /// - [`Error::NotDelivered`] names every record that was not acknowledged, and those among them that may stand in the
+    ///   log all the same. The rest of the batch is delivered. What was skipped as oversize is among the failed.
+    /// - [`Error::Oversize`], unless the builder's [`Oversize`] says to skip; [`Error::Encode`], [`Error::Limit`],
+    ///   [`Error::Setting`] as for [`Producer::produce`]: nothing of the batch was sent.
+    /// - [`Error::Kafka`], fatal: the producer is beyond use since an earlier error.
+    pub fn produce_batch<T: Serialize>(&self, topic: &str, messages: &[Message<T>]) -> Result<Report> {
+        let inner = &self.inner;
+        let Submitted { tracker, places, skipped } = inner.submit(topic, messages, inner.oversize)?;
+        inner.wait(&tracker)?;
+        let mut deliveries = Vec::with_capacity(places.len());
+        let mut failures = Vec::new();
+        for (place, outcome) in places.into_iter().zip(tracker.take()) {
+            match outcome {
+                Ok(delivery) => deliveries.push(delivery),
+                Err(failure) => failures.push((place, failure)),
+            }
+        }
+        if failures.is_empty() {
+            return Ok(Report { deliveries, skipped });
+        }
+        let too_large = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
+        failures.extend(skipped.into_iter().map(|place| (place, Failure::not_sent(too_large.clone()))));
+        Err(not_delivered(messages.len(), failures, inner.is_fatal()))
+    }
+
+    /// Hands a message to the client and returns. Waits only while the queue is full.
+    ///
+    /// # Errors
+    /// As [`Producer::produce`], but for what is only known later: that [`Pending::wait`] says.
+    pub fn send<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Pending> {
+        let one = std::slice::from_ref(message);
+        let Submitted { tracker, .. } = self.inner.submit(topic, one, Oversize::Refuse)?;
+        let context = Arc::clone(self.inner.client.context());
+        Ok(Pending::new(tracker, context, Arc::downgrade(&self.inner)))
+    }
+
+    /// Waits until every message that was sent by any clone has its delivery report, good or bad.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`] with a timeout where some are still on their way after `timeout`. They stay so. What became of a
+    /// message its [`Pending`] says.
+    pub fn flush(&self, timeout: Duration) -> Result<()> {
+        native::flush(self.inner.client.client(), timeout).map_err(|code| KafkaError::Flush(code).into())
+    }
+
+    /// How many messages failed whose [`Pending`] was dropped before anybody asked it.
+    #[must_use]
+    pub fn unclaimed_failures(&self) -> u64 {
+        self.inner.client.context().unclaimed()
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer")
+            .field("service", &self.inner.service)
+            .field("outstanding", &self.inner.client.context().outstanding())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a [`Producer`] is built from. Nothing is checked and nothing connects before [`ProducerBuilder::build`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ProducerBuilder {
+    service: String,
+    brokers: String,
+    settings: Settings,
+    oversize: Oversize,
+}
+
+impl ProducerBuilder {
+    /// librdkafka properties over the defaults, the properties file and the environment. Later calls win.
+    ///
+    /// ```
+    /// let producer = kafka_envelope::Producer::builder("billing", "localhost:9092")
+    ///     .config([("linger.ms", "20")])
+    ///     .build()?;
+    /// # Ok::<(), kafka_envelope::Error>(())
+    /// ```
+    pub fn config<K: Into<String>, V: Into<String>>(mut self, properties: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.settings = self.settings.map(properties);
+        self
+    }
+
+    /// A properties file (`key=value` lines) over the defaults. The environment and [`ProducerBuilder::config`] stand
+    /// above it.
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings = self.settings.file(path);
+        self
+    }
+
+    /// What becomes of messages in a batch that are larger than `message.max.bytes`.
+    pub fn oversize(mut self, oversize: Oversize) -> Self {
+        self.oversize = oversize;
+        self
+    }
+
+    /// Checks everything and starts the producer, which connects in the background.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names what cannot work: service, brokers, or a property. [`Error::Kafka`] where librdkafka or
+    /// the system cannot start a client.
+    pub fn build(self) -> Result<Producer> {
+        check::service(&self.service)?;
+        check::brokers(&self.brokers)?;
+        let settings = self.settings.resolve(&[("bootstrap.servers", &self.brokers)])?;
+        let number = |key| settings.effective_number(key);
+        let limit = usize::try_from(number("message.max.bytes")?).unwrap_or(usize::MAX);
+        if number("queue.buffering.max.kbytes")?.saturating_mul(1024) < number("message.max.bytes")? {
+            let reason = "is less than `message.max.bytes`: the largest messages would never fit in the queue";
+            return Err(Error::setting("queue.buffering.max.kbytes", reason));
+        }
+        // 0 means no limit.
+        let patience = Some(number("delivery.timeout.ms")?).filter(|millis| *millis > 0).map(Duration::from_millis);
+        let client: Arc<Client> = Arc::new(settings.create(Context::default())?);
+        let (threads, flusher) = Threads::start(&client)?;
+        let Self { service, oversize, .. } = self;
+        let inner = Inner { client, service, oversize, limit, patience, flusher, threads };
+        Ok(Producer { inner: Arc::new(inner) })
+    }
+}
+
+/// What all clones share.
+struct Inner {
+    // The order matters: this is not the client's last owner, `threads` waits for that one.
+    client: Arc<Client>,
+    service: String,
+    oversize: Oversize,
+    /// `message.max.bytes`.
+    limit: usize,
+    /// How long a full queue is waited out; none: for ever.
+    patience: Option<Duration>,
+    flusher: Arc<Flusher>,
+    threads: Threads,
+}
+
+/// Messages that were given to librdkafka.
+struct Submitted {
+    tracker: Arc<Tracker>,
+    /// The tracker's records by their places in the batch.
+    places: Vec<usize>,
+    skipped: Vec<usize>,
+}
+
+/// A message that stands in the buffer, ready to be sent.
+struct Written {
+    place: usize,
+    value: Range<usize>,
+    partition: Option<i32>,
+    timestamp: Option<i64>,
+}
+
+impl Inner {
+    fn is_fatal(&self) -> bool {
+        self.client.client().fatal_error().is_some()
+    }
+
+    fn usable(&self) -> Result<()> {
+        let Some((code, reason)) = self.client.client().fatal_error() else { return Ok(()) };
+        if let Some(repeated) = client::repeats(&reason) {
+            log::error!("the producer of {} is beyond use, build a new one: {code}: {reason}{repeated}", self.service);
+        }
+        Err(KafkaError::MessageProduction(Code::Fatal).into())
+    }
+
+    /// Writes all messages, then gives all of them to librdkafka.
+    fn submit<T: Serialize>(&self, topic: &str, messages: &[Message<T>], oversize: Oversize) -> Result<Submitted> {
+        check::topic(topic)?;
+        self.usable()?;
+        with_buffer(|buffer| {
+            let mut skipped = Vec::new();
+            let written = self.write(buffer, topic, messages, oversize, &mut skipped)?;
+            let tracker = Tracker::new(written.len());
+            let mut given_up = None;
+            for (index, one) in written.iter().enumerate() {
+                let sent = match &given_up {
+                    None => self.enqueue(topic, &messages[one.place], one, buffer, Entry::new(&tracker, index)),
+                    Some(error) => Err(KafkaError::clone(error)),
+                };
+                if let Err(error) = sent {
+                    if is_full(&error) {
+                        // What follows must not overtake it.
+                        given_up = Some(error.clone());
+                    }
+                    let _ = tracker.settle(index, Err(Failure::not_sent(error)));
+                }
+            }
+            let places = written.into_iter().map(|one| one.place).collect();
+            Ok(Submitted { tracker, places, skipped })
+        })
+    }
+
+    fn write<T: Serialize>(
+        &self,
+        buffer: &mut Vec<u8>,
+        topic: &str,
+        messages: &[Message<T>],
+        oversize: Oversize,
+        skipped: &mut Vec<usize>,
+    ) -> Result<Vec<Written>> {
+        let at = Utc::now();
+        let mut written = Vec::with_capacity(messages.len());
+        for (place, message) in messages.iter().enumerate() {
+            let (partition, timestamp) = (message.checked_partition()?, message.checked_timestamp()?);
+            if message.headers().iter().any(|(name, _)| name.contains('\0')) {
+                return Err(Error::setting("header", "a name contains a NUL byte"));
+            }
+            let start = buffer.len();
+            pack_into(buffer, &self.service, at, &message.payload, &message.refs)?;
+            let value = start..buffer.len();
+            let bytes = wire_size(message.key(), value.len(), message.headers());
+            if bytes <= self.limit {
+                written.push(Written { place, value, partition, timestamp });
+                continue;
+            }
+            if oversize == Oversize::Refuse {
+                return Err(Error::Oversize { index: place, bytes, limit: self.limit });
+            }
+            let limit = self.limit;
+            log::error!(
+                "message {place} of a batch for {topic} is skipped: {bytes} bytes, `message.max.bytes` allows {limit}"
+            );
+            buffer.truncate(start);
+            skipped.push(place);
+        }
+        Ok(written)
+    }
+
+    /// Gives one record to librdkafka, which copies it. Waits while the queue is full.
+    fn enqueue<T>(
+        &self,
+        topic: &str,
+        message: &Message<T>,
+        written: &Written,
+        buffer: &[u8],
+        entry: Box<Entry>,
+    ) -> Result<(), KafkaError> {
+        let mut record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(topic, entry);
+        record.key = message.key();
+        record.payload = buffer.get(written.value.clone());
+        record.partition = written.partition;
+        record.timestamp = written.timestamp;
+        record.headers = native_headers(message.headers());
+
+        let context = self.client.context();
+        // The linger of what stands before it only keeps it waiting.
+        let mut waiting = None;
+        loop {
+            context.enqueued();
+            let Err((error, back)) = self.client.send(record) else { return Ok(()) };
+            context.settled();
+            if !is_full(&error) {
+                return Err(error);
+            }
+            record = back;
+            let (since, _) = waiting.get_or_insert_with(|| (Instant::now(), self.flusher.request()));
+            if self.patience.is_some_and(|patience| since.elapsed() > patience) {
+                return Err(error);
+            }
+            context.wait_for_room();
+        }
+    }
+
+    /// Waits until every record has its report, and ends the linger for that.
+    fn wait(&self, tracker: &Tracker) -> Result<()> {
+        let _request = self.flusher.request();
+        if tracker.wait(|| self.threads.poller_ended()) {
+            return Ok(());
+        }
+        Err(Error::Closed("the thread that takes its delivery reports ended".to_owned()))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if native::flush(self.client.client(), FLUSH_ON_DROP).is_err() {
+            let left = self.client.context().outstanding();
+            client::guarded(|| {
+                log::error!(
+                    "the producer of {} ends with {left} records that were not acknowledged within {FLUSH_ON_DROP:?}: \
+                     given up, those on their way may stand in the log all the same",
+                    self.service
+                );
+            });
+        }
+    }
+}
+
+fn native_headers(headers: &[NewHeader]) -> Option<OwnedHeaders> {
+    if headers.is_empty() {
+        return None;
+    }
+    let empty = OwnedHeaders::new_with_capacity(headers.len());
+    let insert = |all: OwnedHeaders, (key, value): &NewHeader| all.insert(Header { key, value: Some(value) });
+    Some(headers.iter().fold(empty, insert))
+}
+
+/// The threads of a client: one takes its events, one flushes while somebody waits. The client ends with them.
+struct Threads {
+    stop: Arc<AtomicBool>,
+    poller: thread::JoinHandle<()>,
+    flusher: Arc<Flusher>,
+    /// Disconnected once both have ended.
+    ended: Receiver<()>,
+}
+
+impl Threads {
+    fn start(client: &Arc<Client>) -> Result<(Self, Arc<Flusher>)> {
+        let (alive, ended) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let flusher = Arc::new(Flusher::default());
+        let poller = spawn("kafka-envelope-poll", &alive, client, {
+            let stop = Arc::clone(&stop);
+            move |client| poll(client, &stop)
+        })?;
+        let threads = Self { stop, poller, flusher: Arc::clone(&flusher), ended };
+        // If this one cannot be started, dropping `threads` stops the other.
+        spawn("kafka-envelope-flush", &alive, client, {
+            let flusher = Arc::clone(&flusher);
+            move |client| flusher.run(|timeout| native::flush(client.client(), timeout).is_ok())
+        })?;
+        Ok((threads, flusher))
+    }
+
+    fn poller_ended(&self) -> bool {
+        self.poller.is_finished()
+    }
+}
+
+impl Drop for Threads {
+    /// Ends the client, within a bound.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.flusher.stop();
+        if self.ended.recv_timeout(CLOSE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            client::guarded(|| log::error!("a producer's client does not end within {CLOSE:?}: left to itself"));
+        }
+    }
+}
+
+fn spawn(
+    name: &str,
+    alive: &Sender<()>,
+    client: &Arc<Client>,
+    run: impl FnOnce(&Client) + Send + 'static,
+) -> Result<thread::JoinHandle<()>> {
+    let (alive, client) = (alive.clone(), Arc::clone(client));
+    let body = move || {
+        client::guarded(|| run(&client));
+        // Only now: its end may take long.
+        drop(client);
+        drop(alive);
+    };
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(body).map_err(|error| KafkaError::ClientCreation(format!("cannot start a thread: {error}")).into())
+}
+
+/// Takes the client's events until the producer's end, and the reports of what is given up then.
+fn poll(client: &Client, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        client::guarded(|| client.poll(POLL));
+    }
+    let deadline = Instant::now() + CLOSE / 3;
+    if client.context().outstanding() > 0 {
+        client.purge(PurgeConfig::default().queue().inflight());
+    }
+    while client.context().outstanding() > 0 && Instant::now() < deadline {
+        client.poll(POLL / 10);
+    }
+}
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends this thread's buffer. A payload whose `Serialize` comes back here gets one of its own.
+fn with_buffer<R>(run: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
+    let result = run(&mut buffer);
+    buffer.clear();
+    buffer.shrink_to(KEEP_BYTES);
+    // Fails only while the thread ends.
+    let _ = BUFFER.try_with(|kept| kept.set(buffer));
+    result
+}
