@@ -159,8 +159,7 @@ impl Error {
                     || matches!(error.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced | Code::FencedInstanceId))
             }
             Self::NotDelivered { failed, fatal, .. } => {
-                *fatal
-                    || failed.iter().any(|(_, e)| matches!(e.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
+                *fatal || failed.iter().any(|(_, e)| matches!(e.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
             }
             Self::Closed(_) => true,
             _ => false,
@@ -312,8 +311,12 @@ mod tests {
     #[test]
     fn outages_are_retriable_and_fences_are_fatal() {
         let produced = |code| KafkaError::MessageProduction(code);
-        let failed =
-            |code| Error::NotDelivered { total: 2, failed: vec![(1, produced(code))], possibly_persisted: Vec::new(), fatal: false };
+        let failed = |code| Error::NotDelivered {
+            total: 2,
+            failed: vec![(1, produced(code))],
+            possibly_persisted: Vec::new(),
+            fatal: false,
+        };
         assert!(failed(Code::MessageTimedOut).is_retriable());
         assert!(!failed(Code::MessageSizeTooLarge).is_retriable());
         assert!(failed(Code::Fenced).is_fatal());

@@ -4,9 +4,11 @@ mod client;
 mod consumer;
 pub mod envelope;
 mod error;
+pub mod low_level;
 mod message;
 mod native;
 pub mod settings;
+pub mod testing;
 
 pub use consumer::{Commit, Consumer, ConsumerBuilder, Done, Stopper, Summary};
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};

@@ -141,9 +141,8 @@ const OVERHEAD: usize = 5 + 1 + 10 + 5 + 5 + 5 + 5;
 
 /// A record's size before compression, as librdkafka compares it to `message.max.bytes`.
 pub(crate) fn wire_size(key: Option<&[u8]>, value: usize, headers: &[NewHeader]) -> usize {
-    let header = |(name, value): &NewHeader| {
-        name.len() + varint_size(name.len()) + value.len() + varint_size(value.len())
-    };
+    let header =
+        |(name, value): &NewHeader| name.len() + varint_size(name.len()) + value.len() + varint_size(value.len());
     OVERHEAD + key.map_or(0, <[u8]>::len) + value + headers.iter().map(header).sum::<usize>()
 }
 

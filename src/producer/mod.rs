@@ -31,9 +31,9 @@ use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -428,7 +428,7 @@ struct Threads {
     poller: thread::JoinHandle<()>,
     flusher: Arc<Flusher>,
     /// Disconnected once both have ended.
-    ended: Receiver<()>,
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Threads {
@@ -440,7 +440,7 @@ impl Threads {
             let stop = Arc::clone(&stop);
             move |client| poll(client, &stop)
         })?;
-        let threads = Self { stop, poller, flusher: Arc::clone(&flusher), ended };
+        let threads = Self { stop, poller, flusher: Arc::clone(&flusher), ended: Mutex::new(ended) };
         // If this one cannot be started, dropping `threads` stops the other.
         spawn("kafka-envelope-flush", &alive, client, {
             let flusher = Arc::clone(&flusher);
@@ -459,7 +459,8 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.flusher.stop();
-        if self.ended.recv_timeout(CLOSE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
             client::guarded(|| log::error!("a producer's client does not end within {CLOSE:?}: left to itself"));
         }
     }
