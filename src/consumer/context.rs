@@ -8,7 +8,6 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
@@ -49,7 +48,9 @@ impl ClientContext for Context {
         crate::client::error(&error, reason);
     }
 
-    fn stats(&self, _: Statistics) {}
+    fn stats_raw(&self, json: &[u8]) {
+        crate::client::statistics(json);
+    }
 }
 
 impl ConsumerContext for Context {

@@ -8,6 +8,8 @@ mod crash;
 mod envelope;
 mod fuzz_bodies;
 mod group;
+mod low_level;
+mod producer;
 mod stop;
 mod support;
 mod topics;
