@@ -120,7 +120,7 @@ impl Fetch {
     fn patience(&mut self) -> Duration {
         let commit = self.commit_not_before.map(|at| at.saturating_duration_since(Instant::now()));
         // A third: polling late by one turn must not cost the membership.
-        let seek = self.lanes.to_seek().next().map(|_| SEEK_PAUSE);
+        let seek = self.lanes.out_of_place().next().map(|_| SEEK_PAUSE);
         QUIET.min(self.options.max_poll_interval / 3).min(commit.unwrap_or(QUIET)).min(seek.unwrap_or(QUIET))
     }
 
@@ -350,7 +350,7 @@ impl Fetch {
 
     /// Puts partitions whose position is wrong right again.
     fn seek(&mut self) {
-        for lane in self.lanes.to_seek() {
+        for lane in self.lanes.out_of_place() {
             let Some(offset) = lane.seek else { continue };
             let mut target = TopicPartitionList::new();
             let sought = target

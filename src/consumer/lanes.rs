@@ -50,7 +50,7 @@ impl Lanes {
         self.lanes.get_mut(id.index())?.take()
     }
 
-    pub(super) fn to_seek(&mut self) -> impl Iterator<Item = &mut Lane> {
+    pub(super) fn out_of_place(&mut self) -> impl Iterator<Item = &mut Lane> {
         self.lanes.iter_mut().flatten().filter(|lane| lane.seek.is_some())
     }
 }

@@ -132,8 +132,21 @@ impl fmt::Debug for Consumer {
     }
 }
 
-/// A handler with its decoding around it: `Err` says how many records are done all the same.
-type Attempt<'h> = dyn FnMut(&Arena) -> Result<(), (usize, Error)> + 'h;
+/// A handler with its decoding around it.
+type Attempt<'h> = dyn FnMut(&Arena) -> Result<(), Box<Failed>> + 'h;
+
+/// A batch that failed.
+struct Failed {
+    /// So many of its records are done all the same.
+    done: usize,
+    error: Error,
+}
+
+impl Failed {
+    fn new(done: usize, error: Error) -> Box<Self> {
+        Box::new(Self { done, error })
+    }
+}
 
 impl Consumer {
     /// A builder for a consumer of this service, on these brokers, as a member of this group.
@@ -357,7 +370,7 @@ impl Consumer {
         let mut state = self.link.lock();
         let done = match &outcome {
             Ok(()) => arena.len(),
-            Err((done, _)) => *done,
+            Err(failed) => failed.done,
         };
         state.complete(&arena, done);
         state.in_hand.clear();
@@ -373,7 +386,7 @@ impl Consumer {
         drop(state);
         // There is something to commit, and perhaps a revocation that waits for this batch.
         self.link.bell.ring();
-        outcome.map_err(|(_, error)| error)
+        outcome.map_err(|failed| failed.error)
     }
 
     /// Waits until everything handled is committed, or is no longer ours to commit.
@@ -431,8 +444,8 @@ fn left_behind(timeout: Duration) -> Error {
 fn attempt<'a, T: Deserialize<'a>>(
     arena: &'a Arena,
     handler: impl FnOnce(&Batch<'a, T>) -> Result<(), HandlerError>,
-) -> Result<(), (usize, Error)> {
-    let batch = decode(arena).map_err(|error| (0, error))?;
+) -> Result<(), Box<Failed>> {
+    let batch = decode(arena).map_err(|error| Failed::new(0, error))?;
     if batch.is_empty() {
         return Ok(());
     }
@@ -447,9 +460,9 @@ fn attempt<'a, T: Deserialize<'a>>(
                 Ok(error) => failed(error),
                 Err(source) => failed(source),
             };
-            Err((done, error))
+            Err(Failed::new(done, error))
         }
-        Err(panic) => Err((0, failed(format!("it panicked: {}", panic_text(&*panic)).into()))),
+        Err(panic) => Err(Failed::new(0, failed(format!("it panicked: {}", panic_text(&*panic)).into()))),
     }
 }
 
