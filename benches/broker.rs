@@ -122,7 +122,6 @@ fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
 
 /// Envelopes of about 380 bytes, each with one reference, into one partition.
 fn load(brokers: &str, topic: &str, records: u64) -> Outcome<()> {
-    Command::new("true").status()?;
     let producer = Producer::new("bench", brokers)?;
     create_topic(brokers, topic)?;
     let mut bytes = 0;
