@@ -59,7 +59,6 @@ use serde::de::{DeserializeOwned, Error as _};
 
 pub use rdkafka::types::{RDKafkaApiKey as ApiKey, RDKafkaErrorCode as ErrorCode};
 
-use crate::client;
 use crate::envelope::pack;
 use crate::error::{Error, Result};
 use crate::message::arena::{Arena, NewRecord, Source};
@@ -79,13 +78,8 @@ pub struct EmbeddedBroker {
 struct Host;
 
 impl ClientContext for Host {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        client::log(level, facility, text);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        client::error(&error, reason);
-    }
+    /// It loses its connection when a test takes the broker down: no news.
+    fn error(&self, _: KafkaError, _: &str) {}
 }
 
 impl ProducerContext for Host {
@@ -287,7 +281,10 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::time::Instant;
 
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+    use rdkafka::producer::BaseRecord;
     use serde_json::{Value, json};
 
     use super::*;
@@ -299,6 +296,8 @@ mod tests {
         assert_eq!(batch.reference().to_string(), "orders[0=0:3]");
         let seen: Vec<_> = batch.iter().map(|r| (r.id(), r.offset(), r.payload.clone())).collect();
         assert_eq!(seen, [(Some("a"), 0, json!({"x": 1})), (None, 2, json!("text"))]);
+        let refs = crate::Message::new(3).caused_by(&batch[0]).caused_by_all(&batch).refs;
+        assert_eq!(refs.iter().map(|cause| cause.offset).collect::<Vec<_>>(), [0, 0, 2]);
         assert_eq!(batch[0].history().unwrap().stage().unwrap().service, "test");
         assert!(batch[0].timestamp().is_some());
     }
@@ -316,6 +315,25 @@ mod tests {
     fn a_broker_may_be_used_by_any_thread() {
         fn shared<T: Send + Sync>() {}
         shared::<EmbeddedBroker>();
+    }
+
+    #[test]
+    fn a_group_starts_without_delay() {
+        let broker = EmbeddedBroker::start().unwrap();
+        broker.create_topic("a", 1).unwrap();
+        let brokers = broker.bootstrap_servers();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("group.id", "g").set("auto.offset.reset", "earliest");
+        let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+        producer.send(BaseRecord::<(), _>::to("a").payload("1")).unwrap();
+        producer.flush(Duration::from_secs(10)).unwrap();
+        let consumer: BaseConsumer = config.create().unwrap();
+        consumer.subscribe(&["a"]).unwrap();
+        let start = Instant::now();
+        while consumer.poll(Duration::from_millis(100)).is_none() {
+            // With the 3 seconds of a broker's own default it would not.
+            assert!(start.elapsed() < Duration::from_millis(2_500));
+        }
     }
 
     #[test]

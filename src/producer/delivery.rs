@@ -264,20 +264,21 @@ impl Pending {
     /// # Errors
     /// [`Error::NotDelivered`] where the message was not acknowledged.
     pub fn wait(self) -> Result<Delivery> {
-        let fatal = match self.producer.upgrade() {
-            Some(producer) => {
-                producer.wait(&self.tracker)?;
-                producer.is_fatal()
-            }
+        match self.producer.upgrade() {
+            Some(producer) => producer.wait(&self.tracker)?,
             None => {
                 // Its end purges what is left, so the report is there or about to come.
                 let deadline = Instant::now() + super::FLUSH_ON_DROP + super::CLOSE;
                 self.tracker.wait(|| Instant::now() > deadline);
-                false
             }
-        };
+        }
         let outcome = self.tracker.take().pop().unwrap_or_else(|| Err(lost()));
-        outcome.map_err(|failure| not_delivered(1, vec![(0, failure)], fatal))
+        outcome.map_err(|failure| self.error(failure))
+    }
+
+    fn error(&self, failure: Failure) -> Error {
+        let fatal = self.producer.upgrade().is_some_and(|producer| producer.is_fatal());
+        not_delivered(1, vec![(0, failure)], fatal)
     }
 }
 
@@ -295,10 +296,7 @@ impl Future for Pending {
         }
         let outcome = state.outcomes.pop().flatten().unwrap_or_else(|| Err(lost()));
         drop(state);
-        Poll::Ready(outcome.map_err(|failure| {
-            let fatal = self.producer.upgrade().is_some_and(|producer| producer.is_fatal());
-            not_delivered(1, vec![(0, failure)], fatal)
-        }))
+        Poll::Ready(outcome.map_err(|failure| self.error(failure)))
     }
 }
 

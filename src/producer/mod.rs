@@ -108,7 +108,8 @@ impl Producer {
     /// Sends one message and waits for its acknowledgement, without waiting for more messages to share the request.
     ///
     /// # Errors
-    /// - [`Error::NotDelivered`]: no acknowledgement within `delivery.timeout.ms`, or the broker refused the record.
+    /// - [`Error::NotDelivered`]: no acknowledgement within `delivery.timeout.ms`, the broker refused the record, or the
+    ///   topic is not found within `topic.metadata.propagation.max.ms` (30 s).
     /// - [`Error::Oversize`], whatever the builder's [`Oversize`] says; [`Error::Encode`], [`Error::Limit`]: the message
     ///   cannot be written.
     /// - [`Error::Setting`]: the topic's name, the partition, the timestamp or a header's name cannot be used.
@@ -278,6 +279,7 @@ struct Written {
 }
 
 impl Inner {
+    /// Asked of librdkafka itself: its event comes after the reports of records that failed of it.
     fn is_fatal(&self) -> bool {
         self.client.client().fatal_error().is_some()
     }

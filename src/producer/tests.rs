@@ -146,6 +146,13 @@ fn an_oversize_message_is_refused_with_its_batch_or_skipped() {
     let offsets: Vec<_> = report.deliveries.iter().map(|delivery| delivery.offset).collect();
     assert_eq!((offsets, report.skipped), (vec![0, 1], vec![1]));
     assert!(matches!(skipping.produce(TOPIC, &batch[1]), Err(Error::Oversize { index: 0, .. })));
+
+    // Beside a record that fails, a skipped one is among those that are not in the log.
+    let batch: Vec<_> = batch.into_iter().chain([Message::new("d".to_owned()).partition(9)]).collect();
+    let error = skipping.produce_batch(TOPIC, &batch).unwrap_err();
+    let Error::NotDelivered { total: 4, failed, .. } = &error else { panic!("{error}") };
+    let reasons: Vec<_> = failed.iter().map(|(place, error)| (*place, error.rdkafka_error_code().unwrap())).collect();
+    assert_eq!(reasons, [(1, ErrorCode::MessageSizeTooLarge), (3, ErrorCode::UnknownPartition)]);
 }
 
 #[test]
