@@ -13,7 +13,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 
-use super::Inner;
+use super::threads::CLOSE;
+use super::{FLUSH_ON_DROP, Inner};
 use crate::client;
 use crate::error::{Error, Result};
 use crate::native;
@@ -268,7 +269,7 @@ impl Pending {
             Some(producer) => producer.wait(&self.tracker)?,
             None => {
                 // Its end purges what is left, so the report is there or about to come.
-                let deadline = Instant::now() + super::FLUSH_ON_DROP + super::CLOSE;
+                let deadline = Instant::now() + FLUSH_ON_DROP + CLOSE;
                 self.tracker.wait(|| Instant::now() > deadline);
             }
         }

@@ -22,25 +22,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod builder;
 mod delivery;
 mod flusher;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde::Serialize;
 
 use crate::client;
@@ -48,20 +46,16 @@ use crate::envelope::pack_into;
 use crate::error::{Error, Result};
 use crate::message::{Message, NewHeader, Oversize, wire_size};
 use crate::native;
-use crate::settings::{Settings, check};
+use crate::settings::check;
 use delivery::{Context, Entry, Failure, Tracker, is_full, not_delivered};
 use flusher::Flusher;
+use threads::Threads;
 
+pub use builder::ProducerBuilder;
 pub use delivery::{Delivery, Pending, Report};
 
 /// How long the last clone of a [`Producer`] waits at its end for what is still on its way.
 pub const FLUSH_ON_DROP: Duration = Duration::from_secs(5);
-
-/// How long the client's threads may take to end after that.
-const CLOSE: Duration = Duration::from_secs(3);
-
-/// rdkafka's `poll` sleeps out its time whatever arrives, so this is how late its thread notices the end.
-const POLL: Duration = Duration::from_millis(50);
 
 /// A buffer that held a huge batch is given back to the allocator down to this size.
 const KEEP_BYTES: usize = 4 << 20;
@@ -97,12 +91,7 @@ impl Producer {
     /// Builds a producer for the service of this name, which becomes part of every message's history. `brokers` are
     /// `host:port`, with commas between.
     pub fn builder(service: &str, brokers: &str) -> ProducerBuilder {
-        ProducerBuilder {
-            service: service.to_owned(),
-            brokers: brokers.to_owned(),
-            settings: Settings::producer().client_id(service),
-            oversize: Oversize::default(),
-        }
+        ProducerBuilder::new(service, brokers)
     }
 
     /// Sends one message and waits for its acknowledgement, without waiting for more messages to share the request.
@@ -183,68 +172,6 @@ impl fmt::Debug for Producer {
             .field("service", &self.inner.service)
             .field("outstanding", &self.inner.client.context().outstanding())
             .finish_non_exhaustive()
-    }
-}
-
-/// What a [`Producer`] is built from. Nothing is checked and nothing connects before [`ProducerBuilder::build`].
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct ProducerBuilder {
-    service: String,
-    brokers: String,
-    settings: Settings,
-    oversize: Oversize,
-}
-
-impl ProducerBuilder {
-    /// librdkafka properties over the defaults, the properties file and the environment. Later calls win.
-    ///
-    /// ```
-    /// let producer = kafka_envelope::Producer::builder("billing", "localhost:9092")
-    ///     .config([("linger.ms", "20")])
-    ///     .build()?;
-    /// # Ok::<(), kafka_envelope::Error>(())
-    /// ```
-    pub fn config<K: Into<String>, V: Into<String>>(mut self, properties: impl IntoIterator<Item = (K, V)>) -> Self {
-        self.settings = self.settings.map(properties);
-        self
-    }
-
-    /// A properties file (`key=value` lines) over the defaults. The environment and [`ProducerBuilder::config`] stand
-    /// above it.
-    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.settings = self.settings.file(path);
-        self
-    }
-
-    /// What becomes of messages in a batch that are larger than `message.max.bytes`.
-    pub fn oversize(mut self, oversize: Oversize) -> Self {
-        self.oversize = oversize;
-        self
-    }
-
-    /// Checks everything and starts the producer, which connects in the background.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] names what cannot work: service, brokers, or a property. [`Error::Kafka`] where librdkafka or
-    /// the system cannot start a client.
-    pub fn build(self) -> Result<Producer> {
-        check::service(&self.service)?;
-        check::brokers(&self.brokers)?;
-        let settings = self.settings.resolve(&[("bootstrap.servers", &self.brokers)])?;
-        let number = |key| settings.effective_number(key);
-        let limit = usize::try_from(number("message.max.bytes")?).unwrap_or(usize::MAX);
-        if number("queue.buffering.max.kbytes")?.saturating_mul(1024) < number("message.max.bytes")? {
-            let reason = "is less than `message.max.bytes`: the largest messages would never fit in the queue";
-            return Err(Error::setting("queue.buffering.max.kbytes", reason));
-        }
-        // 0 means no limit.
-        let patience = Some(number("delivery.timeout.ms")?).filter(|millis| *millis > 0).map(Duration::from_millis);
-        let client: Arc<Client> = Arc::new(settings.create(Context::default())?);
-        let (threads, flusher) = Threads::start(&client)?;
-        let Self { service, oversize, .. } = self;
-        let inner = Inner { client, service, oversize, limit, patience, flusher, threads };
-        Ok(Producer { inner: Arc::new(inner) })
     }
 }
 
@@ -422,81 +349,6 @@ fn native_headers(headers: &[NewHeader]) -> Option<OwnedHeaders> {
     let empty = OwnedHeaders::new_with_capacity(headers.len());
     let insert = |all: OwnedHeaders, (key, value): &NewHeader| all.insert(Header { key, value: Some(value) });
     Some(headers.iter().fold(empty, insert))
-}
-
-/// The threads of a client: one takes its events, one flushes while somebody waits. The client ends with them.
-struct Threads {
-    stop: Arc<AtomicBool>,
-    poller: thread::JoinHandle<()>,
-    flusher: Arc<Flusher>,
-    /// Disconnected once both have ended.
-    ended: Mutex<Receiver<()>>,
-}
-
-impl Threads {
-    fn start(client: &Arc<Client>) -> Result<(Self, Arc<Flusher>)> {
-        let (alive, ended) = channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let flusher = Arc::new(Flusher::default());
-        let poller = spawn("kafka-envelope-poll", &alive, client, {
-            let stop = Arc::clone(&stop);
-            move |client| poll(client, &stop)
-        })?;
-        let threads = Self { stop, poller, flusher: Arc::clone(&flusher), ended: Mutex::new(ended) };
-        // If this one cannot be started, dropping `threads` stops the other.
-        spawn("kafka-envelope-flush", &alive, client, {
-            let flusher = Arc::clone(&flusher);
-            move |client| flusher.run(|timeout| native::flush(client.client(), timeout).is_ok())
-        })?;
-        Ok((threads, flusher))
-    }
-
-    fn poller_ended(&self) -> bool {
-        self.poller.is_finished()
-    }
-}
-
-impl Drop for Threads {
-    /// Ends the client, within a bound.
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.flusher.stop();
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if ended.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
-            client::guarded(|| log::error!("a producer's client does not end within {CLOSE:?}: left to itself"));
-        }
-    }
-}
-
-fn spawn(
-    name: &str,
-    alive: &Sender<()>,
-    client: &Arc<Client>,
-    run: impl FnOnce(&Client) + Send + 'static,
-) -> Result<thread::JoinHandle<()>> {
-    let (alive, client) = (alive.clone(), Arc::clone(client));
-    let body = move || {
-        client::guarded(|| run(&client));
-        // Only now: its end may take long.
-        drop(client);
-        drop(alive);
-    };
-    let builder = thread::Builder::new().name(name.to_owned());
-    builder.spawn(body).map_err(|error| KafkaError::ClientCreation(format!("cannot start a thread: {error}")).into())
-}
-
-/// Takes the client's events until the producer's end, and the reports of what is given up then.
-fn poll(client: &Client, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        client::guarded(|| client.poll(POLL));
-    }
-    let deadline = Instant::now() + CLOSE / 3;
-    if client.context().outstanding() > 0 {
-        client.purge(PurgeConfig::default().queue().inflight());
-    }
-    while client.context().outstanding() > 0 && Instant::now() < deadline {
-        client.poll(POLL / 10);
-    }
 }
 
 thread_local! {

@@ -1,11 +1,14 @@
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
+use std::thread;
 
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Serializer;
 
+use super::threads::CLOSE;
 use super::*;
 use crate::envelope::unpack;
 use crate::testing::{ApiKey, EmbeddedBroker, ErrorCode};

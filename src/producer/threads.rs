@@ -1,0 +1,97 @@
+//! The threads that serve a producer's client, and its end.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{Producer as _, PurgeConfig};
+
+use super::Client;
+use super::flusher::Flusher;
+use crate::client;
+use crate::error::Result;
+use crate::native;
+
+/// How long a client and its threads may take to end.
+pub(super) const CLOSE: Duration = Duration::from_secs(3);
+
+/// rdkafka's `poll` sleeps out its time whatever arrives, so this is how late its thread notices the end.
+const POLL: Duration = Duration::from_millis(50);
+
+/// The threads of a client: one takes its events, one flushes while somebody waits. The client ends with them.
+pub(super) struct Threads {
+    stop: Arc<AtomicBool>,
+    poller: thread::JoinHandle<()>,
+    flusher: Arc<Flusher>,
+    /// Disconnected once both have ended.
+    ended: Mutex<Receiver<()>>,
+}
+
+impl Threads {
+    pub(super) fn start(client: &Arc<Client>) -> Result<(Self, Arc<Flusher>)> {
+        let (alive, ended) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let flusher = Arc::new(Flusher::default());
+        let poller = spawn("kafka-envelope-poll", &alive, client, {
+            let stop = Arc::clone(&stop);
+            move |client| poll(client, &stop)
+        })?;
+        let threads = Self { stop, poller, flusher: Arc::clone(&flusher), ended: Mutex::new(ended) };
+        // If this one cannot be started, dropping `threads` stops the other.
+        spawn("kafka-envelope-flush", &alive, client, {
+            let flusher = Arc::clone(&flusher);
+            move |client| flusher.run(|timeout| native::flush(client.client(), timeout).is_ok())
+        })?;
+        Ok((threads, flusher))
+    }
+
+    pub(super) fn poller_ended(&self) -> bool {
+        self.poller.is_finished()
+    }
+}
+
+impl Drop for Threads {
+    /// Ends the client, within a bound.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.flusher.stop();
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
+            client::guarded(|| log::error!("a producer's client does not end within {CLOSE:?}: left to itself"));
+        }
+    }
+}
+
+fn spawn(
+    name: &str,
+    alive: &Sender<()>,
+    client: &Arc<Client>,
+    run: impl FnOnce(&Client) + Send + 'static,
+) -> Result<thread::JoinHandle<()>> {
+    let (alive, client) = (alive.clone(), Arc::clone(client));
+    let body = move || {
+        client::guarded(|| run(&client));
+        // Only now: its end may take long.
+        drop(client);
+        drop(alive);
+    };
+    let builder = thread::Builder::new().name(name.to_owned());
+    builder.spawn(body).map_err(|error| KafkaError::ClientCreation(format!("cannot start a thread: {error}")).into())
+}
+
+/// Takes the client's events until the producer's end, and the reports of what is given up then.
+fn poll(client: &Client, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        client::guarded(|| client.poll(POLL));
+    }
+    let deadline = Instant::now() + CLOSE / 3;
+    if client.context().outstanding() > 0 {
+        client.purge(PurgeConfig::default().queue().inflight());
+    }
+    while client.context().outstanding() > 0 && Instant::now() < deadline {
+        client.poll(POLL / 10);
+    }
+}
