@@ -23,7 +23,7 @@ pub enum Commit {
 
 impl Default for Commit {
     fn default() -> Self {
-        Self::Overlapped { max_batches: 16 }
+        Self::Overlapped { max_batches: 32 }
     }
 }
 

@@ -77,6 +77,35 @@ impl Member {
         }
     }
 
+    /// The key as it is written without escapes.
+    fn quoted(self) -> &'static [u8] {
+        match self {
+            Self::Svc => b"\"svc\"",
+            Self::Dt => b"\"dt\"",
+            Self::Refs => b"\"refs\"",
+            Self::Topic => b"\"topic\"",
+            Self::Partition => b"\"partition\"",
+            Self::Offset => b"\"offset\"",
+            Self::Key => b"\"key\"",
+            Self::Hist => b"\"hist\"",
+            // Nothing starts like this where a key stands.
+            Self::Unknown => b",",
+        }
+    }
+
+    /// The key that follows in what this crate and the Python library write: a guess that saves the search.
+    fn successor(self) -> Self {
+        match self {
+            Self::Svc => Self::Dt,
+            Self::Dt => Self::Refs,
+            Self::Topic => Self::Partition,
+            Self::Partition => Self::Offset,
+            Self::Offset => Self::Key,
+            Self::Key => Self::Hist,
+            Self::Refs | Self::Hist | Self::Unknown => Self::Unknown,
+        }
+    }
+
     /// A bit of [`Open::seen`]. Unknown keys may repeat.
     fn bit(self) -> u8 {
         if self == Self::Unknown { 0 } else { 1 << (self as u8) }
@@ -103,11 +132,13 @@ struct Open {
     is_ref: bool,
     seen: u8,
     refs: u32,
+    /// The likely next key.
+    likely: Member,
 }
 
 impl Open {
-    const LEVEL: Self = Self { is_ref: false, seen: 0, refs: 0 };
-    const REF: Self = Self { is_ref: true, seen: 0, refs: 0 };
+    const LEVEL: Self = Self { is_ref: false, seen: 0, refs: 0, likely: Member::Svc };
+    const REF: Self = Self { is_ref: true, seen: 0, refs: 0, likely: Member::Topic };
 
     fn missing(self) -> Option<&'static str> {
         let lacks = |key: Member| self.seen & key.bit() == 0;
@@ -160,7 +191,8 @@ pub(super) fn walk<L: Levels>(text: &str, levels: &mut L) -> Result<Shape, Fault
             }
             b'"' => {
                 let start = cursor.at;
-                let key = cursor.key(current.is_ref)?;
+                let key = cursor.key(current)?;
+                current.likely = key.successor();
                 if current.seen & key.bit() != 0 {
                     return Err(Fault { rule: key.duplicate(), at: start });
                 }
@@ -199,6 +231,10 @@ pub(super) fn walk<L: Levels>(text: &str, levels: &mut L) -> Result<Shape, Fault
                     Member::Hist if first != b'n' => {
                         return Err(cursor.fault("`hist` of a ref must be an object or null"));
                     }
+                    _ if first == b'"' => {
+                        cursor.text()?;
+                    }
+                    _ if cursor.null() => {}
                     _ => {
                         cursor.skip()?;
                     }
@@ -312,10 +348,15 @@ impl Cursor<'_> {
         }
     }
 
-    fn key(&mut self, of_ref: bool) -> Result<Member, Fault> {
+    fn key(&mut self, of: Open) -> Result<Member, Fault> {
         let start = self.at;
+        let likely = of.likely.quoted();
+        if self.bytes[start..].starts_with(likely) {
+            self.at += likely.len();
+            return Ok(of.likely);
+        }
         let escapes = self.text()?;
-        let known = if of_ref { Member::of_ref } else { Member::of_level };
+        let known = if of.is_ref { Member::of_ref } else { Member::of_level };
         if !escapes {
             return Ok(known(&self.bytes[start + 1..self.at - 1]));
         }
@@ -363,8 +404,21 @@ impl Cursor<'_> {
         }
     }
 
+    /// Moves past a null, where one starts here.
+    fn null(&mut self) -> bool {
+        let found = self.bytes[self.at..].starts_with(b"null");
+        self.at += if found { 4 } else { 0 };
+        found
+    }
+
     fn integer<N: std::str::FromStr>(&mut self, rule: &'static str) -> Result<(), Fault> {
         let fault = Fault { rule, at: self.at };
+        // Fewer digits than the longest 32-bit integer has: the usual case, in which there is nothing to check.
+        let digits = self.bytes[self.at..].iter().take(10).take_while(|byte| byte.is_ascii_digit()).count();
+        if (1..10).contains(&digits) && matches!(self.bytes.get(self.at + digits), Some(b',' | b'}')) {
+            self.at += digits;
+            return Ok(());
+        }
         let range = self.skip()?;
         let number = std::str::from_utf8(&self.bytes[range]).ok().and_then(|text| text.parse::<N>().ok());
         number.map(drop).ok_or(fault)
