@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use kafka_envelope::{Batch, Consumer, Error};
 
 use crate::support::{
-    Broker, TestTopic, committed, consumer, create_topic, group, produce_numbers, shared_broker, unique,
+    Broker, TestTopic, Worker, committed, consumer, create_topic, emit, eventually, group, produce_numbers,
+    shared_broker, unique,
 };
 
 /// What a run may take to return after `stop`, with the client's own end: 5 s for the last commit, 5 s for the drop,
@@ -137,5 +138,52 @@ fn a_consumer_whose_broker_is_frozen_stops() {
             Ok(())
         });
         assert!(handled.unwrap().is_some(), "saw {seen:?}");
+    }
+}
+
+/// Handles its one batch until it is told to go on, on a file's appearance, then returns from `run`.
+#[test]
+fn a_signalled_worker() {
+    let Some((broker, topic, group, gate)) = Worker::arguments::<(String, String, String, String)>(WORKER) else {
+        return;
+    };
+    let mut consumer = Consumer::builder("test", &broker, &group).topics([topic]).build().unwrap();
+    consumer.stop_on_signals().unwrap();
+    let summary = consumer
+        .run(|_: &Batch<u64>| {
+            emit(&"handling");
+            eventually(BOUND, "the gate opens", || std::path::Path::new(&gate).exists().then_some(()));
+            Ok(())
+        })
+        .unwrap();
+    emit(&summary.records);
+}
+
+const WORKER: &str = "stop::a_signalled_worker";
+
+/// SIGTERM lets the batch in hand be finished and committed; a second one ends the process at once, uncommitted.
+#[test]
+fn a_signal_drains_and_a_second_one_exits() {
+    let broker = shared_broker();
+    for patient in [true, false] {
+        let (topic, group) = (TestTopic::new(broker, 1), group());
+        produce_numbers(broker, &topic, 0, 0..1);
+        let gate = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("gate"));
+        let mut worker = Worker::spawn(WORKER, &(broker, &*topic, &group, &gate));
+        assert_eq!(worker.next::<String>(BOUND), "handling");
+        worker.sigterm();
+        if patient {
+            std::fs::write(&gate, "").unwrap();
+            assert_eq!(worker.next::<u64>(BOUND), 1);
+            assert!(worker.wait(BOUND).success());
+            std::fs::remove_file(&gate).unwrap();
+        } else {
+            let status = eventually(BOUND, "the second signal ends it", || {
+                worker.sigterm();
+                worker.ended()
+            });
+            assert_eq!(status.code(), Some(128 + 15));
+        }
+        assert_eq!(committed(broker, &group, &topic, 0), patient.then_some(1));
     }
 }

@@ -104,6 +104,10 @@ impl Worker {
         self.process.signal("CONT");
     }
 
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
+    }
+
     #[track_caller]
     pub(crate) fn wait(&mut self, deadline: Duration) -> ExitStatus {
         self.process.wait(deadline, "the worker ends")
