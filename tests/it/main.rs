@@ -4,6 +4,7 @@
 mod batches;
 mod broker;
 mod commit;
+mod commit_errors;
 mod crash;
 mod envelope;
 mod fuzz_bodies;

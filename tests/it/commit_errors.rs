@@ -1,0 +1,101 @@
+//! What a consumer makes of commits that fail, are answered late, or stay unanswered. On the embedded broker, which can
+//! be told to fail.
+
+use std::time::{Duration, Instant};
+
+use kafka_envelope::testing::{ApiKey, EmbeddedBroker, ErrorCode};
+use kafka_envelope::{Batch, Error, Message, Producer};
+
+use crate::support::{committed, consumer};
+
+fn broker_with(records: u64) -> EmbeddedBroker {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 1).unwrap();
+    let producer = Producer::new("test", broker.bootstrap_servers()).unwrap();
+    let messages: Vec<_> = (0..records).map(Message::new).collect();
+    producer.produce_batch("t", &messages).unwrap();
+    broker
+}
+
+/// Whatever a commit is answered, the watermark is sent again while the partition is owned, with nothing handled twice.
+#[test]
+fn a_failed_commit_is_sent_again() {
+    for code in [
+        ErrorCode::RebalanceInProgress,
+        ErrorCode::NotCoordinator,
+        ErrorCode::CoordinatorLoadInProgress,
+        ErrorCode::RequestTimedOut,
+        ErrorCode::OffsetMetadataTooLarge,
+        ErrorCode::GroupAuthorizationFailed,
+        ErrorCode::UnknownTopicOrPartition,
+    ] {
+        let broker = broker_with(3);
+        broker.fail_next(ApiKey::OffsetCommit, [code, code]).unwrap();
+        let mut consumer = consumer(broker.bootstrap_servers(), "g", "t").batch_size(1).build().unwrap();
+        for expected in 0..3 {
+            let done = consumer
+                .process(|batch: &Batch<u64>| {
+                    assert_eq!(batch[0].payload, expected, "{code:?}");
+                    Ok(())
+                })
+                .unwrap()
+                .unwrap();
+            assert!(done.committed, "{code:?}");
+            assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(expected as i64 + 1), "{code:?}");
+        }
+    }
+}
+
+/// A commit that stays unanswered past its deadline is an error of `process`, which returns; the batch is not handed
+/// over again, the late answer is taken for what it is, and the next commit covers both.
+#[test]
+fn a_late_answer_is_matched() {
+    let broker = broker_with(2);
+    let mut consumer = consumer(broker.bootstrap_servers(), "g", "t").batch_size(1).build().unwrap();
+    let start = Instant::now();
+    let late = consumer.process(|_: &Batch<u64>| {
+        broker.delay(Duration::from_secs(8)).unwrap();
+        Ok(())
+    });
+    assert!(matches!(&late, Err(Error::NotCommitted { partitions, .. }) if partitions == "t[0=0:1]"), "{late:?}");
+    assert!(late.unwrap_err().is_retriable());
+    assert!(start.elapsed() < Duration::from_secs(20));
+    broker.delay(Duration::ZERO).unwrap();
+    let done = consumer
+        .process(|batch: &Batch<u64>| {
+            assert_eq!(batch[0].payload, 1);
+            Ok(())
+        })
+        .unwrap()
+        .unwrap();
+    assert!(done.committed);
+    assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(2));
+}
+
+/// While commits fail, no more than `max_batches` batches are handled; once they succeed, handling goes on.
+#[test]
+fn handling_waits_at_the_bound() {
+    use kafka_envelope::Commit;
+    let broker = broker_with(50);
+    broker.fail_next(ApiKey::OffsetCommit, [ErrorCode::RebalanceInProgress; 4]).unwrap();
+    let mut consumer = consumer(broker.bootstrap_servers(), "g", "t")
+        .batch_size(1)
+        .commit(Commit::Overlapped { max_batches: 3 })
+        .build()
+        .unwrap();
+    let stopper = consumer.stopper();
+    let mut handled = 0;
+    consumer
+        .run(|_: &Batch<u64>| {
+            handled += 1;
+            let confirmed = committed(broker.bootstrap_servers(), "g", "t", 0).unwrap_or(0);
+            // The one in hand is not counted.
+            assert!(handled - 1 - confirmed <= 3, "{handled} are handled, {confirmed} are committed");
+            if handled == 50 {
+                stopper.stop();
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(50));
+}
