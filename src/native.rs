@@ -126,7 +126,19 @@ pub(crate) struct CommitReply {
     pub(crate) partitions: Vec<(String, i32, Option<Code>)>,
 }
 
-/// A consumer with a queue of its own for records, and one for answers to commits.
+/// A topic's id, which a topic of the same name made later does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TopicId(pub(crate) i64, pub(crate) i64);
+
+/// What comes out of the reply queue.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Commit(CommitReply),
+    /// The topics that were asked for and exist.
+    Topics(Vec<(String, TopicId)>),
+}
+
+/// A consumer with a queue of its own for records, and one for answers to commits and questions.
 pub(crate) struct Reader<C: ConsumerContext> {
     // The order matters: queues go before the client, a full one would keep its destruction waiting for ever.
     records: Queue,
@@ -227,33 +239,88 @@ impl<C: ConsumerContext> Reader<C> {
         }
     }
 
-    /// The next answer to a commit, where one has come.
-    pub(crate) fn reply(&self) -> Option<CommitReply> {
-        // SAFETY: the event is ours until it is destroyed at the end; its list belongs to it and is only read.
+    /// Asks for the ids of these topics. The answer comes by [`Reader::reply`], an empty one where it failed.
+    pub(crate) fn ask_topic_ids<'a>(&self, topics: impl Iterator<Item = &'a str>) {
+        let topics: Vec<_> = topics.filter_map(|topic| CString::new(topic).ok()).collect();
+        let mut names: Vec<_> = topics.iter().map(|topic| topic.as_ptr()).collect();
+        // SAFETY: librdkafka copies the names into a collection, which is given back here. No options: its defaults.
+        unsafe {
+            let collection = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+            let client = self.consumer.client().native_ptr();
+            rd::rd_kafka_DescribeTopics(client, collection, ptr::null(), self.replies.as_ptr());
+            rd::rd_kafka_TopicCollection_destroy(collection);
+        }
+    }
+
+    /// The next answer, where one has come.
+    pub(crate) fn reply(&self) -> Option<Reply> {
+        // SAFETY: the event is ours until it is destroyed at the end; what it holds belongs to it and is only read.
         unsafe {
             let event = rd::rd_kafka_queue_poll(self.replies.as_ptr(), 0);
             if event.is_null() {
                 return None;
             }
-            let error = rd::rd_kafka_event_error(event);
-            let list = rd::rd_kafka_event_topic_partition_list(event);
-            let entries = match list.as_ref() {
-                Some(list) if !list.elems.is_null() => {
-                    slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0))
-                }
-                _ => &[],
-            };
-            let reply = CommitReply {
-                sequence: rd::rd_kafka_event_opaque(event) as usize as u64,
-                error: read_error(&raw const error),
-                partitions: entries
-                    .iter()
-                    .map(|entry| (text(entry.topic).into_owned(), entry.partition, read_error(&raw const entry.err)))
-                    .collect(),
+            let reply = match rd::rd_kafka_event_type(event) {
+                rd::RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT => Reply::Topics(topic_ids(event)),
+                _ => Reply::Commit(commit_reply(event)),
             };
             rd::rd_kafka_event_destroy(event);
             Some(reply)
         }
+    }
+}
+
+/// # Safety
+/// `event` is the answer to a commit.
+unsafe fn commit_reply(event: *mut rd::rd_kafka_event_t) -> CommitReply {
+    // SAFETY: the event lives through the call, and so do its list and the list's texts.
+    unsafe {
+        let error = rd::rd_kafka_event_error(event);
+        let list = rd::rd_kafka_event_topic_partition_list(event);
+        let entries = match list.as_ref() {
+            Some(list) if !list.elems.is_null() => {
+                slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0))
+            }
+            _ => &[],
+        };
+        let partition = |entry: &rd::rd_kafka_topic_partition_t| {
+            (text(entry.topic).into_owned(), entry.partition, read_error(&raw const entry.err))
+        };
+        CommitReply {
+            sequence: rd::rd_kafka_event_opaque(event) as usize as u64,
+            error: read_error(&raw const error),
+            partitions: entries.iter().map(partition).collect(),
+        }
+    }
+}
+
+/// # Safety
+/// `event` is the answer to a question for topics.
+unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, TopicId)> {
+    // SAFETY: the event lives through the call, and so does what it describes. Null is looked for at each step.
+    unsafe {
+        let result = rd::rd_kafka_event_DescribeTopics_result(event);
+        let mut count = 0;
+        let topics = if result.is_null() {
+            ptr::null_mut()
+        } else {
+            rd::rd_kafka_DescribeTopics_result_topics(result, &raw mut count)
+        };
+        let topics = if topics.is_null() { &[] } else { slice::from_raw_parts(topics, count) };
+        let id = |topic: &*const rd::rd_kafka_TopicDescription_t| {
+            let error = rd::rd_kafka_TopicDescription_error(*topic);
+            let id = rd::rd_kafka_TopicDescription_topic_id(*topic);
+            let fails = !error.is_null() && error_code(rd::rd_kafka_error_code(error) as i32).is_some();
+            if fails || id.is_null() {
+                return None;
+            }
+            let name = text(rd::rd_kafka_TopicDescription_name(*topic)).into_owned();
+            let (most, least) =
+                (rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id));
+            // A broker without topic ids answers zero.
+            (most != 0 || least != 0).then_some((name, TopicId(most, least)))
+        };
+        topics.iter().filter_map(id).collect()
     }
 }
 

@@ -17,9 +17,10 @@ use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::lanes::{Lane, Lanes};
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::Link;
+use crate::consumer::topic_ids::TopicIds;
 use crate::error::{Error, Result};
 use crate::message::arena::{Arena, NewRecord, Source, encode_header};
-use crate::native::{self, Reader, Taken};
+use crate::native::{self, CommitReply, Reader, Reply, Taken};
 
 /// The most records taken at once, so that a huge `batch_size` needs no huge list of pointers.
 const CHUNK: usize = 1_024;
@@ -47,6 +48,7 @@ pub(super) struct Fetch {
     link: Arc<Link>,
     options: Options,
     lanes: Lanes,
+    topic_ids: TopicIds,
     /// Records beyond `batch_bytes`, which start the next batch.
     carry: Arena,
     /// What one round took, to be told to the ledger under its lock at once.
@@ -82,6 +84,7 @@ impl Fetch {
             link,
             options,
             lanes: Lanes::default(),
+            topic_ids: TopicIds::default(),
             carry: Arena::default(),
             round: Vec::new(),
             commit_failures: 0,
@@ -111,6 +114,7 @@ impl Fetch {
     fn turn(&mut self) {
         self.serve_events();
         self.serve_replies();
+        self.ask_topic_ids();
         self.take();
         self.seek();
         self.commit();
@@ -188,6 +192,7 @@ impl Fetch {
                 self.lanes.insert(Lane { id, epoch, topic, partition, next: None, seek: None });
             }
         }
+        self.topic_ids.hurry();
         if let Err(error) = answer(self.reader.consumer(), rebalance) {
             self.fail(error.into());
         }
@@ -303,34 +308,45 @@ impl Fetch {
 
     fn serve_replies(&mut self) {
         while let Some(reply) = self.reader.reply() {
-            let failed = |topic: &str, partition: i32| {
-                let own = reply.partitions.iter().find(|(name, number, _)| name == topic && *number == partition);
-                own.is_none_or(|(_, _, error)| error.is_some())
-            };
-            let error = reply.error.or_else(|| reply.partitions.iter().find_map(|(_, _, error)| *error));
-            let known = {
-                let mut state = self.link.lock();
-                // Where the whole commit failed, what it says of single partitions is not to be relied on.
-                let known = state
-                    .ledger
-                    .answered(reply.sequence, |name| reply.error.is_none() && !failed(&name.topic, name.partition));
-                if known && error.is_none() {
-                    state.confirmed = state.sent;
-                    state.commit_error = None;
+            match reply {
+                Reply::Commit(reply) => self.commit_answered(&reply),
+                Reply::Topics(ids) => {
+                    for topic in self.topic_ids.answered(ids, Instant::now()) {
+                        self.made_anew(&topic);
+                    }
                 }
-                known
-            };
-            if !known {
-                log::error!("an answer to commit {}, which is not in flight, is ignored", reply.sequence);
-            } else if error.is_none() {
-                self.commit_failures = 0;
-                self.commit_not_before = None;
             }
-            if let Some(code) = error.filter(|_| known) {
-                self.commit_failed(code);
-            }
-            self.link.wake_caller();
         }
+    }
+
+    fn commit_answered(&mut self, reply: &CommitReply) {
+        let failed = |topic: &str, partition: i32| {
+            let own = reply.partitions.iter().find(|(name, number, _)| name == topic && *number == partition);
+            own.is_none_or(|(_, _, error)| error.is_some())
+        };
+        let error = reply.error.or_else(|| reply.partitions.iter().find_map(|(_, _, error)| *error));
+        let known = {
+            let mut state = self.link.lock();
+            // Where the whole commit failed, what it says of single partitions is not to be relied on.
+            let known = state
+                .ledger
+                .answered(reply.sequence, |name| reply.error.is_none() && !failed(&name.topic, name.partition));
+            if known && error.is_none() {
+                state.confirmed = state.sent;
+                state.commit_error = None;
+            }
+            known
+        };
+        if !known {
+            log::error!("an answer to commit {}, which is not in flight, is ignored", reply.sequence);
+        } else if error.is_none() {
+            self.commit_failures = 0;
+            self.commit_not_before = None;
+        }
+        if let Some(code) = error.filter(|_| known) {
+            self.commit_failed(code);
+        }
+        self.link.wake_caller();
     }
 
     /// Whatever the error, the commit may or may not stand. While the partitions are ours the watermark is sent again;
@@ -347,6 +363,26 @@ impl Fetch {
     }
 
     // ---- records
+
+    fn ask_topic_ids(&mut self) {
+        if self.topic_ids.is_due(Instant::now()) && self.lanes.topics().next().is_some() {
+            self.reader.ask_topic_ids(self.lanes.topics());
+            self.topic_ids.asked();
+        }
+    }
+
+    /// What was delivered of the topic is void, and its partitions are read from the start.
+    fn made_anew(&mut self, topic: &str) {
+        log::warn!("topic {topic} was deleted and made anew: it is read from its start");
+        let mut state = self.link.lock();
+        for lane in self.lanes.of_topic(topic) {
+            state.ledger.rewound(lane.id, 0);
+            if let Some(epoch) = state.ledger.epoch(lane.id) {
+                lane.epoch = epoch;
+            }
+            (lane.next, lane.seek) = (None, Some(0));
+        }
+    }
 
     /// Puts partitions whose position is wrong right again.
     fn seek(&mut self) {

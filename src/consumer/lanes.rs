@@ -50,6 +50,15 @@ impl Lanes {
         self.lanes.get_mut(id.index())?.take()
     }
 
+    /// The topics of which a partition is owned.
+    pub(super) fn topics(&self) -> impl Iterator<Item = &str> {
+        self.ids.iter().filter(|(_, partitions)| !partitions.is_empty()).map(|(topic, _)| &**topic)
+    }
+
+    pub(super) fn of_topic<'a>(&'a mut self, topic: &'a str) -> impl Iterator<Item = &'a mut Lane> {
+        self.lanes.iter_mut().flatten().filter(move |lane| &*lane.topic == topic)
+    }
+
     pub(super) fn out_of_place(&mut self) -> impl Iterator<Item = &mut Lane> {
         self.lanes.iter_mut().flatten().filter(|lane| lane.seek.is_some())
     }

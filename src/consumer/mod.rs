@@ -11,6 +11,7 @@ mod ledger;
 mod link;
 #[cfg(feature = "signal")]
 mod signal;
+mod topic_ids;
 
 use std::any::Any;
 use std::fmt;

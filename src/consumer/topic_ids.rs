@@ -1,0 +1,69 @@
+//! Notices topics that were deleted and made anew.
+//!
+//! librdkafka goes on at its old position in the new topic, and skips what stands before it, where the new topic has
+//! outgrown that position (a FIXME in its `rdkafka_topic.c`). Only the topic's id tells; so it is asked for, now and then.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::native::TopicId;
+
+/// Until the next look. What a topic made anew got handled in that time is handled again.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+pub(super) struct TopicIds {
+    /// Kept when partitions go away: a topic may be made anew right then.
+    known: HashMap<String, TopicId>,
+    /// When it was asked last, or answered.
+    at: Option<Instant>,
+    asked: bool,
+}
+
+impl TopicIds {
+    /// Whether to ask now. The answer is to be given to [`TopicIds::answered`].
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        !self.asked && self.at.is_none_or(|at| now.duration_since(at) >= INTERVAL)
+    }
+
+    pub(super) fn asked(&mut self) {
+        self.asked = true;
+    }
+
+    /// An assignment came: its topics' ids should be known soon.
+    pub(super) fn hurry(&mut self) {
+        self.at = None;
+    }
+
+    /// Takes the answer, and returns the topics whose id is another than before.
+    pub(super) fn answered(&mut self, ids: Vec<(String, TopicId)>, now: Instant) -> Vec<String> {
+        self.asked = false;
+        self.at = Some(now);
+        let is_other = |(topic, id): (String, TopicId)| {
+            let before = self.known.insert(topic.clone(), id);
+            before.is_some_and(|before| before != id).then_some(topic)
+        };
+        ids.into_iter().filter_map(is_other).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_id_is_told_once() {
+        let (mut ids, start) = (TopicIds::default(), Instant::now());
+        let answer = |id| vec![("t".to_owned(), TopicId(0, id)), ("other".to_owned(), TopicId(0, 9))];
+        assert!(ids.is_due(start));
+        ids.asked();
+        assert!(!ids.is_due(start + INTERVAL), "one question at a time");
+        assert!(ids.answered(answer(1), start).is_empty());
+        assert!(!ids.is_due(start) && ids.is_due(start + INTERVAL));
+        assert_eq!(ids.answered(answer(2), start), ["t"]);
+        assert!(ids.answered(Vec::new(), start).is_empty(), "no answer, no news");
+        assert!(ids.answered(answer(2), start).is_empty());
+        ids.hurry();
+        assert!(ids.is_due(start));
+    }
+}
