@@ -21,7 +21,7 @@ struct Config {
 #[test]
 fn a_worker() {
     let Some(config) = Worker::arguments::<Config>("crash::a_worker") else { return };
-    let commit = if config.each_batch { Commit::EachBatch } else { Commit::default() };
+    let commit = if config.each_batch { Commit::EachBatch } else { Commit::Overlapped { max_batches: 16 } };
     let mut consumer = consumer(&config.broker, &config.group, &config.topic)
         .batch_size(10)
         .commit(commit)
@@ -41,7 +41,7 @@ fn a_worker() {
 #[test]
 fn after_a_kill_everything_from_the_last_commit_on_comes_again() {
     let broker = shared_broker();
-    for (each_batch, records, records_at_risk) in [(false, 200_000, 17 * 10), (true, 5_000, 2 * 10)] {
+    for (each_batch, records, records_at_risk) in [(false, 200_000, 17 * 10), (true, 5_000, 10)] {
         let (topic, group) = (TestTopic::new(broker, 1), group());
         produce_numbers(broker, &topic, 0, 0..records);
         let config = Config { broker: broker.into(), topic: topic.to_string(), group: group.clone(), each_batch };
