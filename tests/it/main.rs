@@ -7,6 +7,7 @@ mod commit;
 mod commit_errors;
 mod crash;
 mod envelope;
+mod examples;
 mod fuzz_bodies;
 mod group;
 mod low_level;

@@ -1,0 +1,95 @@
+//! Where the examples run: on the broker that `KAFKA_BOOTSTRAP_SERVERS` names, else on one inside the process.
+// No example uses all of it.
+#![allow(dead_code)]
+
+use std::cell::RefCell;
+use std::env;
+use std::error::Error;
+use std::time::Duration;
+
+use futures_executor::block_on;
+use kafka_envelope::rdkafka::ClientConfig;
+use kafka_envelope::rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use kafka_envelope::rdkafka::client::DefaultClientContext;
+use kafka_envelope::testing::EmbeddedBroker;
+use uuid::Uuid;
+
+/// A broker. What an example made on yours is deleted at the end.
+pub(crate) enum Broker {
+    Embedded(EmbeddedBroker),
+    Yours { bootstrap_servers: String, run: String, topics: RefCell<Vec<String>> },
+}
+
+impl Broker {
+    pub(crate) fn from_env() -> Result<Self, Box<dyn Error>> {
+        // What the Kafka client has to say goes to the `log` crate, so it is shown where somebody asks for it.
+        if env::var_os("RUST_LOG").is_some() {
+            env_logger::init();
+        }
+        match env::var("KAFKA_BOOTSTRAP_SERVERS") {
+            Ok(bootstrap_servers) if !bootstrap_servers.is_empty() => {
+                let run = Uuid::new_v4().simple().to_string()[..6].to_owned();
+                Ok(Self::Yours { bootstrap_servers, run, topics: RefCell::default() })
+            }
+            _ => Ok(Self::Embedded(EmbeddedBroker::start()?)),
+        }
+    }
+
+    pub(crate) fn bootstrap_servers(&self) -> &str {
+        match self {
+            Self::Embedded(broker) => broker.bootstrap_servers(),
+            Self::Yours { bootstrap_servers, .. } => bootstrap_servers,
+        }
+    }
+
+    /// The name itself on the embedded broker; on yours one that nobody else has.
+    pub(crate) fn name(&self, name: &str) -> String {
+        match self {
+            Self::Embedded(_) => name.to_owned(),
+            Self::Yours { run, .. } => format!("{name}-{run}"),
+        }
+    }
+
+    /// Creates a topic, and returns its name.
+    pub(crate) fn topic(&self, name: &str, partitions: i32) -> Result<String, Box<dyn Error>> {
+        let name = self.name(name);
+        match self {
+            Self::Embedded(broker) => broker.create_topic(&name, partitions)?,
+            Self::Yours { topics, .. } => {
+                let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(-1));
+                for created in block_on(self.admin()?.create_topics([&topic], &patience()))? {
+                    created.map_err(|(name, code)| format!("cannot create topic {name}: {code}"))?;
+                }
+                topics.borrow_mut().push(name.clone());
+            }
+        }
+        Ok(name)
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Box<dyn Error>> {
+        Ok(ClientConfig::new().set("bootstrap.servers", self.bootstrap_servers()).create()?)
+    }
+
+    fn delete_topics(&self) -> Result<(), Box<dyn Error>> {
+        let Self::Yours { topics, .. } = self else { return Ok(()) };
+        let topics = topics.take();
+        let names: Vec<_> = topics.iter().map(String::as_str).collect();
+        for deleted in block_on(self.admin()?.delete_topics(&names, &patience()))? {
+            deleted.map_err(|(name, code)| format!("topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Err(error) = self.delete_topics() {
+            eprintln!("could not clean up: {error}");
+        }
+    }
+}
+
+fn patience() -> AdminOptions {
+    let limit = Some(Duration::from_secs(20));
+    AdminOptions::new().request_timeout(limit).operation_timeout(limit)
+}
