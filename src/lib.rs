@@ -1,4 +1,136 @@
-//! JSON envelopes over Apache Kafka.
+//! JSON envelopes over Apache Kafka, in batches whose offsets are committed only after your handler returned `Ok`.
+//!
+//! For services that talk to each other through Kafka. A [`Producer`] sends messages, each in an envelope that says
+//! which service made it, when, and from which messages. A [`Consumer`] hands them over in batches to a handler, and
+//! commits what the handler is done with. Both stand on [`rdkafka`], whose settings they pass through and whose plain
+//! clients [`low_level`] helps with.
+//!
+//! # A first example
+//!
+//! Needs no Kafka: [`testing::EmbeddedBroker`] is a broker inside the process. Put the address of yours in its place.
+//!
+//! ```
+//! use kafka_envelope::testing::EmbeddedBroker;
+//! use kafka_envelope::{Batch, Consumer, Message, Producer};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Order {
+//!     sku: String,
+//!     quantity: u32,
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let broker = EmbeddedBroker::start()?;
+//!     let brokers = broker.bootstrap_servers();
+//!     broker.create_topic("orders", 3)?;
+//!
+//!     let shop = Producer::new("shop", brokers)?;
+//!     let order = Order { sku: "apples".into(), quantity: 3 };
+//!     shop.produce("orders", &Message::new(order).id("order-1"))?;
+//!
+//!     let billing = Producer::new("billing", brokers)?;
+//!     let mut consumer = Consumer::builder("billing", brokers, "billing-group").topics(["orders"]).build()?;
+//!     let stopper = consumer.stopper();
+//!     let summary = consumer.run(|batch: &Batch<Order>| {
+//!         let invoice = |order: &Order| f64::from(order.quantity) * 1.25;
+//!         let invoices: Vec<_> =
+//!             batch.iter().map(|order| Message::new(invoice(&order.payload)).caused_by(order)).collect();
+//!         billing.produce_batch("invoices", &invoices)?;
+//!         stopper.stop(); // for this example; a service goes on
+//!         Ok(())
+//!     })?;
+//!     assert_eq!(summary.records, 1);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Consuming
+//!
+//! [`Consumer::run`] handles batch after batch until it is stopped; [`Consumer::process`] handles one and returns when
+//! its offsets are committed. A handler gets a [`Batch`], which is a slice of [`Received`]: the payload, decoded into
+//! any type that serde knows, and the record's id, topic, partition, offset, timestamp, headers and history.
+//!
+//! - A free handler gets what is there; under load batches fill up to [`batch_size`](ConsumerBuilder::batch_size) or
+//!   [`batch_bytes`](ConsumerBuilder::batch_bytes). With a [`linger`](ConsumerBuilder::linger) a batch waits to fill.
+//! - [`Batch::latest_by_id`] leaves out what a later record of the batch has replaced.
+//! - Tombstones and empty values are not handed over. They count as handled.
+//! - [`Consumer::run_raw`] decodes payloads that borrow from the record, without an allocation for each.
+//! - The handler runs on the caller's thread, so it need not be `Send`. Another thread goes on polling meanwhile: a
+//!   handler may take longer than `max.poll.interval.ms`.
+//! - [`Consumer::stopper`] ends a run from anywhere; so do signals, after `Consumer::stop_on_signals` (feature
+//!   `signal`). [`Consumer::close`] says whether the end went well.
+//!
+//! **At least once.** Offsets are committed after the handler returned `Ok`, and never beyond a record that is not
+//! done. While a run goes on, commits overlap with handling: a crash repeats at most the batches that were handled and
+//! not confirmed, 16 of them by default, and the one in hand. [`Commit::EachBatch`] makes it one. So a handler has to
+//! bear that a record comes again. Order holds within a partition.
+//!
+//! # Failures
+//!
+//! A handler answers `Ok(())` or a [`HandlerError`], and `?` turns any error into one. The first failure, a panic too,
+//! ends the run with [`Error::Handler`]; nothing of the batch is committed, and the next call hands it over first. A
+//! handler that knows how far it came says so, and what stands before is committed: [`HandlerError::at`], or
+//! [`Batch::each`], which does it by itself.
+//!
+//! ```
+//! use kafka_envelope::{Batch, HandlerError};
+//!
+//! fn handle(batch: &Batch<u32>) -> Result<(), HandlerError> {
+//!     batch.each(|record| if record.payload < 100 { Ok(()) } else { Err("too many".into()) })
+//! }
+//! # let records = kafka_envelope::testing::Records::new("orders").push("a", &1).push("b", &100);
+//! # assert_eq!(handle(&records.batch()?).err().and_then(|error| error.index()), Some(1));
+//! # Ok::<(), kafka_envelope::Error>(())
+//! ```
+//!
+//! A record that is no envelope, or whose payload does not fit the type, is [`Error::Undecodable`]: it names topic,
+//! partition, offset and key, and shows no payload. [`Error::is_retriable`] says whether the same call may succeed
+//! later, [`Error::is_fatal`] whether a new client has to be built.
+//!
+//! # Producing
+//!
+//! [`Producer::produce`] and [`Producer::produce_batch`] wait for the acknowledgement of every in-sync replica;
+//! [`Producer::send`] does not, and its [`Pending`] tells later. An error says record by record what was not
+//! acknowledged, and which of those may stand in the log all the same ([`Error::NotDelivered`]). What is too large is
+//! refused before anything of its batch is sent, or skipped and reported ([`Oversize`]). See [`producer`].
+//!
+//! # Lineage
+//!
+//! [`Message::caused_by`] notes the messages that a message was made from, each with its own history. A reader sees it
+//! as [`Received::history`]: a [`History`] is kept as the text that it was, and opened one [`Stage`] at a time.
+//! [`stage_latencies`] tells how long each service on the way took. See [`envelope`] for the format and its limits.
+//!
+//! # Settings
+//!
+//! Any property of librdkafka: this crate's defaults stand lowest, above them a properties file, the environment and
+//! the builder's map. What cannot work is an error before anything connects. See [`settings`].
+//!
+//! # A loop of your own
+//!
+//! Seeking, pausing, manual assignment: [`low_level`] makes plain rdkafka clients with this crate's defaults, and
+//! packs, unpacks and sends for them.
+//!
+//! # Testing
+//!
+//! [`testing::Records`] makes a batch for a handler without any broker. [`testing::EmbeddedBroker`] is a broker for the
+//! tests of a whole service, and can be made slow, failing or absent. See [`testing`].
+//!
+//! # Features
+//!
+//! None is on by default.
+//!
+//! | feature | brings |
+//! |---|---|
+//! | `signal` | `Consumer::stop_on_signals`: SIGINT and SIGTERM |
+//! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
+//! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
+//! | `zstd` | zstd compression; gzip, lz4 and snappy are always there |
+//!
+//! How librdkafka is built (`cmake-build`, `dynamic-linking`) the final binary chooses: Cargo unifies features, so it
+//! names `rdkafka` with them in its own `Cargo.toml`.
+//!
+//! Logging goes to the [`log`] crate; librdkafka's own lines have the target `librdkafka`.
 
 mod client;
 mod consumer;
@@ -17,3 +149,8 @@ pub use error::{Error, HandlerError, Result};
 pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received};
 pub use producer::{Delivery, Pending, Producer, ProducerBuilder, Report};
 pub use rdkafka;
+
+/// The README's programs, compiled and, where they need no broker, run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

@@ -1,5 +1,9 @@
 //! Sending messages, with every record's delivery report checked.
 //!
+//! [`Producer::produce`] and [`Producer::produce_batch`] wait for the acknowledgements. [`Producer::send`] hands a
+//! message over and returns; [`Pending::wait`] tells what became of it, and [`Producer::flush`] waits for all that were
+//! sent.
+//!
 //! ```
 //! use kafka_envelope::{Message, Producer, Ref};
 //! # let broker = kafka_envelope::testing::EmbeddedBroker::start()?;

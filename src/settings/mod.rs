@@ -1,21 +1,31 @@
 //! librdkafka's properties: this crate's defaults, and what may stand above them.
 //!
-//! Later wins: the defaults, a properties file, the environment, the builder's map. An environment variable is
-//! `KAFKA_ENVELOPE_CONSUMER_` or `KAFKA_ENVELOPE_PRODUCER_` and the property's name in upper case, with `_` for `.`:
-//! `KAFKA_ENVELOPE_CONSUMER_SESSION_TIMEOUT_MS=20000`. A property's aliases (`linger.ms`, `queue.buffering.max.ms`)
-//! count as one property. With `group.protocol=consumer` the defaults that only the classic protocol takes are left out.
+//! Later wins:
 //!
-//! Everything is checked before anything connects. A property that librdkafka does not know, a value that it does not
-//! take, and a property that the crate manages itself (`enable.auto.commit`, `group.id`, …) are an
-//! [`Error::Setting`] that names the key, and where it was set. Values of secret keys are never
-//! shown.
+//! 1. the defaults, [`consumer_defaults`] and [`producer_defaults`];
+//! 2. a properties file, given to a builder's `config_file`: `key=value` lines in UTF-8, `#` begins a comment;
+//! 3. the environment: `KAFKA_ENVELOPE_CONSUMER_` or `KAFKA_ENVELOPE_PRODUCER_` and the property's name in upper case,
+//!    with `_` for `.`, as in `KAFKA_ENVELOPE_CONSUMER_SESSION_TIMEOUT_MS=20000`;
+//! 4. the map given to a builder's `config`; of several the last.
+//!
+//! Two names of one property (`linger.ms`, `queue.buffering.max.ms`) count as one. With `group.protocol=consumer` the
+//! defaults that only the classic protocol takes are left out.
+//!
+//! Everything is checked before anything connects. An [`Error::Setting`] names the property and where it was set if
+//! librdkafka does not know it or does not take its value, and if the crate manages it:
+//!
+//! - `bootstrap.servers` and `group.id` are arguments of the constructors;
+//! - `enable.auto.commit`, `enable.auto.offset.store` and `enable.partition.eof` stay false, `offset.store.method` and
+//!   `delivery.report.only.error` as they are: what the crate promises hangs on them;
+//! - `transactional.id` belongs to a transactional producer;
+//! - `log_level` is what the [`log`] crate says for the target `librdkafka`.
+//!
+//! The value of a secret property, such as `sasl.password`, is never shown in an error, a log or a `Debug` text.
 //!
 //! ```
 //! let defaults = kafka_envelope::settings::consumer_defaults();
 //! assert_eq!(defaults["auto.offset.reset"], "earliest");
 //! ```
-
-// Until the builders use it.
 
 pub(crate) mod check;
 mod keys;
