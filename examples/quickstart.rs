@@ -43,8 +43,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let orders = broker.topic("orders", PARTITIONS)?;
     let invoices = broker.topic("invoices", PARTITIONS)?;
     match &broker {
-        Broker::Embedded(_) => println!("A broker inside this process. KAFKA_BOOTSTRAP_SERVERS takes another one."),
-        Broker::Yours { .. } => println!("The broker at {brokers}."),
+        Broker::Embedded(_) => {
+            println!("On a broker inside this process; with KAFKA_BOOTSTRAP_SERVERS=host:port, on yours.")
+        }
+        Broker::Yours { .. } => println!("On the broker at {brokers}."),
     }
 
     heading(&format!("shop: orders into the topic {orders}"));

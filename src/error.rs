@@ -12,7 +12,8 @@ type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
 /// What failed, why, and where there is one: which record or batch.
 ///
-/// No variant carries a payload or the value of a secret setting.
+/// A text shows at most a short excerpt of a payload, where serde says what it did not expect, and never the value of a
+/// secret setting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

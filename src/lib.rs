@@ -2,7 +2,7 @@
 //!
 //! For services that talk to each other through Kafka. A [`Producer`] sends messages, each in an envelope that says
 //! which service made it, when, and from which messages. A [`Consumer`] hands them over in batches to a handler, and
-//! commits what the handler is done with. Both stand on [`rdkafka`], whose settings they pass through and whose plain
+//! commits what the handler is done with. Both stand on [`rdkafka`](https://docs.rs/rdkafka/0.39), whose settings they pass through and whose plain
 //! clients [`low_level`] helps with.
 //!
 //! # A first example
@@ -85,8 +85,9 @@
 //! ```
 //!
 //! A record that is no envelope, or whose payload does not fit the type, is [`Error::Undecodable`]: it names topic,
-//! partition, offset and key, and shows no payload. [`Error::is_retriable`] says whether the same call may succeed
-//! later, [`Error::is_fatal`] whether a new client has to be built.
+//! partition, offset and key, the rule that failed and where, and shows a short excerpt of the payload at most.
+//! [`Error::is_retriable`] says whether the same call may succeed later, [`Error::is_fatal`] whether a new client has
+//! to be built.
 //!
 //! # Producing
 //!
@@ -130,7 +131,7 @@
 //! How librdkafka is built (`cmake-build`, `dynamic-linking`) the final binary chooses: Cargo unifies features, so it
 //! names `rdkafka` with them in its own `Cargo.toml`.
 //!
-//! Logging goes to the [`log`] crate; librdkafka's own lines have the target `librdkafka`.
+//! Logging goes to the [`log`](https://docs.rs/log) crate; librdkafka's own lines have the target `librdkafka`.
 
 mod client;
 mod consumer;
@@ -144,9 +145,11 @@ pub mod settings;
 pub mod testing;
 
 pub use consumer::{Commit, Consumer, ConsumerBuilder, Done, Stopper, Summary};
+#[doc(inline)]
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result};
 pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received};
+#[doc(inline)]
 pub use producer::{Delivery, Pending, Producer, ProducerBuilder, Report};
 pub use rdkafka;
 

@@ -52,6 +52,7 @@ use crate::message::{excerpt, wire_size};
 use crate::native;
 use crate::settings::{Settings, check};
 
+#[doc(inline)]
 pub use crate::envelope::pack;
 pub use crate::message::Oversize;
 

@@ -57,7 +57,9 @@ impl Broker {
             Self::Embedded(broker) => broker.create_topic(&name, partitions)?,
             Self::Yours { topics, .. } => {
                 let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(-1));
-                for created in block_on(self.admin()?.create_topics([&topic], &patience()))? {
+                let created = block_on(self.admin()?.create_topics([&topic], &patience()))
+                    .map_err(|error| format!("cannot create topic {name} on {}: {error}", self.bootstrap_servers()))?;
+                for created in created {
                     created.map_err(|(name, code)| format!("cannot create topic {name}: {code}"))?;
                 }
                 topics.borrow_mut().push(name.clone());
@@ -73,6 +75,9 @@ impl Broker {
     fn delete_topics(&self) -> Result<(), Box<dyn Error>> {
         let Self::Yours { topics, .. } = self else { return Ok(()) };
         let topics = topics.take();
+        if topics.is_empty() {
+            return Ok(());
+        }
         let names: Vec<_> = topics.iter().map(String::as_str).collect();
         for deleted in block_on(self.admin()?.delete_topics(&names, &patience()))? {
             deleted.map_err(|(name, code)| format!("topic {name}: {code}"))?;

@@ -18,7 +18,7 @@
 //! - `enable.auto.commit`, `enable.auto.offset.store` and `enable.partition.eof` stay false, `offset.store.method` and
 //!   `delivery.report.only.error` as they are: what the crate promises hangs on them;
 //! - `transactional.id` belongs to a transactional producer;
-//! - `log_level` is what the [`log`] crate says for the target `librdkafka`.
+//! - `log_level` is what the [`log`](https://docs.rs/log) crate says for the target `librdkafka`.
 //!
 //! The value of a secret property, such as `sasl.password`, is never shown in an error, a log or a `Debug` text.
 //!

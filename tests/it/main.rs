@@ -12,6 +12,7 @@ mod fuzz_bodies;
 mod group;
 mod low_level;
 mod producer;
+mod quickstart;
 mod stop;
 mod support;
 mod topics;
