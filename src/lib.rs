@@ -2,8 +2,8 @@
 //!
 //! For services that talk to each other through Kafka. A [`Producer`] sends messages, each in an envelope that says
 //! which service made it, when, and from which messages. A [`Consumer`] hands them over in batches to a handler, and
-//! commits what the handler is done with. Both stand on [`rdkafka`](https://docs.rs/rdkafka/0.39), whose settings they pass through and whose plain
-//! clients [`low_level`] helps with.
+//! commits what the handler is done with. Both stand on [`rdkafka`](https://docs.rs/rdkafka/0.39), whose settings they
+//! pass through and whose plain clients [`low_level`] helps with.
 //!
 //! # A first example
 //!
@@ -63,7 +63,7 @@
 //!
 //! **At least once.** Offsets are committed after the handler returned `Ok`, and never beyond a record that is not
 //! done. While a run goes on, commits overlap with handling: a crash repeats at most the batches that were handled and
-//! not confirmed, 16 of them by default, and the one in hand. [`Commit::EachBatch`] makes it one. So a handler has to
+//! not confirmed, 32 of them by default, and the one in hand. [`Commit::EachBatch`] makes it one. So a handler has to
 //! bear that a record comes again. Order holds within a partition.
 //!
 //! # Failures
