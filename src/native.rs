@@ -36,7 +36,13 @@ fn error_code(raw: i32) -> Option<Code> {
     }
 }
 
-/// Reads an error code as the number it is in C, where a newer librdkafka could store one that the enum lacks.
+/// An error code that a function returned. The bindings have made it an enum by then: they are of the same version as
+/// the librdkafka that is compiled in, so it is one of theirs.
+fn returned(error: RDKafkaRespErr) -> Option<Code> {
+    (error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| error.into())
+}
+
+/// Reads an error code from memory as the number it is in C: brokers send codes that the enum lacks.
 ///
 /// # Safety
 /// `error` points to an initialized `rd_kafka_resp_err_t`.
@@ -235,7 +241,7 @@ impl<C: ConsumerContext> Reader<C> {
             let opaque = sequence as usize as *mut c_void;
             let error = rd::rd_kafka_commit_queue(client, list, self.replies.as_ptr(), None, opaque);
             rd::rd_kafka_topic_partition_list_destroy(list);
-            read_error(&raw const error).map_or(Ok(()), Err)
+            returned(error).map_or(Ok(()), Err)
         }
     }
 
@@ -288,7 +294,7 @@ unsafe fn commit_reply(event: *mut rd::rd_kafka_event_t) -> CommitReply {
         };
         CommitReply {
             sequence: rd::rd_kafka_event_opaque(event) as usize as u64,
-            error: read_error(&raw const error),
+            error: returned(error),
             partitions: entries.iter().map(partition).collect(),
         }
     }
@@ -310,7 +316,7 @@ unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, TopicId)> 
         let id = |topic: &*const rd::rd_kafka_TopicDescription_t| {
             let error = rd::rd_kafka_TopicDescription_error(*topic);
             let id = rd::rd_kafka_TopicDescription_topic_id(*topic);
-            let fails = !error.is_null() && error_code(rd::rd_kafka_error_code(error) as i32).is_some();
+            let fails = !error.is_null() && returned(rd::rd_kafka_error_code(error)).is_some();
             if fails || id.is_null() {
                 return None;
             }
@@ -327,11 +333,8 @@ unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, TopicId)> 
 /// Sends without waiting for more records to share a request, until every record has its delivery report or the time is
 /// over. Another thread has to poll meanwhile. Unlike rdkafka's own `flush` it returns as soon as that is so.
 pub(crate) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Result<(), Code> {
-    // SAFETY: the client lives through the call, and the answer is initialized.
-    unsafe {
-        let error = rd::rd_kafka_flush(client.native_ptr(), millis(timeout));
-        read_error(&raw const error).map_or(Ok(()), Err)
-    }
+    // SAFETY: the client lives through the call.
+    returned(unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) }).map_or(Ok(()), Err)
 }
 
 /// How many events wait to be polled from the client's main queue.
@@ -477,8 +480,7 @@ impl<'a> Record<'a> {
         let mut headers = ptr::null_mut();
         // SAFETY: the message lives, and its headers belong to it.
         let error = unsafe { rd::rd_kafka_message_headers(self.message, &raw mut headers) };
-        // SAFETY: `error` is initialized.
-        if unsafe { read_error(&raw const error) }.is_some() || headers.is_null() {
+        if returned(error).is_some() || headers.is_null() {
             return;
         }
         for index in 0.. {
@@ -486,7 +488,7 @@ impl<'a> Record<'a> {
             // SAFETY: `headers` lives as long as the message; an index past the end is answered with an error.
             unsafe {
                 let error = rd::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size);
-                if read_error(&raw const error).is_some() {
+                if returned(error).is_some() {
                     return;
                 }
                 each(&text(name), bytes(value, size));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consumer::context::Context;
-use crate::consumer::{Consumer, fetch};
+use crate::consumer::{Consumer, FOR_EVER, fetch};
 use crate::error::{Error, Result};
 use crate::settings::{Settings, check};
 
@@ -83,13 +83,13 @@ impl ConsumerBuilder {
     /// How long a batch that is not full waits for more records after its first. Zero unless set: a free handler gets
     /// at once what is there, and under load batches fill by themselves.
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.linger = linger;
+        self.linger = linger.min(FOR_EVER);
         self
     }
 
     /// After so long without a record `process` and `run` return. Never unless set.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = Some(timeout);
+        self.idle_timeout = Some(timeout.min(FOR_EVER));
         self
     }
 

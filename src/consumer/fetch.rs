@@ -4,6 +4,7 @@
 //! the records; after one of them librdkafka's own position is off by it (librdkafka #4844), and at the next rebalance
 //! records would be skipped. So such a partition is sought to its true next offset before anything more of it is taken.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -12,12 +13,12 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::consumer::COMMIT_DEADLINE;
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::lanes::{Lane, Lanes};
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::Link;
 use crate::consumer::topic_ids::TopicIds;
+use crate::consumer::{COMMIT_DEADLINE, panic_text};
 use crate::error::{Error, Result};
 use crate::message::arena::{Arena, NewRecord, Source, encode_header};
 use crate::native::{self, CommitReply, Reader, Reply, Taken};
@@ -30,9 +31,12 @@ const QUIET: Duration = Duration::from_secs(1);
 const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long until a seek is tried again that came before the partition is being fetched.
 const SEEK_PAUSE: Duration = Duration::from_millis(100);
-/// A commit that failed is sent again after this long, then twice as long, and so on up to the second.
+/// A partition with an error is read on after this long, so that one that lasts is not met at the broker's speed.
+const ERROR_PAUSE: Duration = Duration::from_millis(500);
+/// A commit that failed is sent again after this long, then twice as long, and so on up to the second, which is less
+/// than anybody waits for a commit.
 const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the builder says to the fetch thread.
 #[derive(Debug)]
@@ -95,6 +99,23 @@ impl Fetch {
     /// Runs until the consumer is closed, then sends the last commit, reports whether it was confirmed, and ends the
     /// client. A frozen broker can keep the client from ending: who waits for `done` does so with a deadline.
     pub(super) fn run(mut self, done: &SyncSender<Result<()>>) {
+        let confirmed = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
+            // Not ours: a logger of the user's, most likely.
+            let panicked = || Error::Closed(format!("its fetch thread panicked: {}", panic_text(&*panic)));
+            self.link.lock().failure = Some(panicked());
+            Err(panicked())
+        });
+        // Before the client ends, which may take long.
+        self.link.lock().ended = true;
+        self.link.wake_caller();
+        // The receiver may have given up.
+        let _ = done.send(confirmed);
+        self.reader.consumer().context().close();
+        drop(self.reader);
+        let _ = done.send(Ok(()));
+    }
+
+    fn work(&mut self) -> Result<()> {
         let deadline = loop {
             if let Some(deadline) = self.link.lock().closing {
                 break deadline;
@@ -103,12 +124,7 @@ impl Fetch {
             let patience = self.patience();
             self.link.bell.wait(patience);
         };
-        let confirmed = self.confirm(deadline);
-        // The receiver may have given up.
-        let _ = done.send(confirmed);
-        self.reader.consumer().context().close();
-        drop(self.reader);
-        let _ = done.send(Ok(()));
+        self.confirm(deadline)
     }
 
     fn turn(&mut self) {
@@ -170,10 +186,12 @@ impl Fetch {
         let configured = [Code::InvalidSessionTimeout, Code::InconsistentGroupProtocol];
         if let Some((code, reason)) = self.reader.consumer().client().fatal_error() {
             log::error!("the consumer cannot go on: {reason}");
-            self.fail(Error::Kafka(KafkaError::MessageConsumptionFatal(code)));
-        } else if matches!(error, KafkaError::MessageConsumptionFatal(_))
-            || error.rdkafka_error_code().is_some_and(|code| configured.contains(&code))
-        {
+            self.link.lock().fatal = Some(code);
+            self.link.wake_caller();
+        } else if let KafkaError::MessageConsumptionFatal(code) = error {
+            self.link.lock().fatal = Some(code);
+            self.link.wake_caller();
+        } else if error.rdkafka_error_code().is_some_and(|code| configured.contains(&code)) {
             self.fail(error.into());
         }
     }
@@ -189,7 +207,7 @@ impl Fetch {
                 state.ledger.assigned(id);
                 let Some(epoch) = state.ledger.epoch(id) else { continue };
                 let topic = Arc::clone(&state.ledger.name(id).topic);
-                self.lanes.insert(Lane { id, epoch, topic, partition, next: None, seek: None });
+                self.lanes.insert(Lane::new(id, epoch, topic, partition));
             }
         }
         self.topic_ids.hurry();
@@ -215,6 +233,7 @@ impl Fetch {
         }
         {
             let mut state = self.link.lock();
+            state.stopped.retain(|(id, ..)| !ids.contains(id));
             for id in ids {
                 if state.ledger.revoked(id) {
                     state.unconfirmed_losses += 1;
@@ -262,6 +281,8 @@ impl Fetch {
 
     /// Commits everything that is completed and waits for the answers, but not beyond the deadline.
     fn confirm(&mut self, deadline: Instant) -> Result<()> {
+        // Whatever failed before, somebody waits now.
+        self.commit_not_before = None;
         loop {
             self.serve_replies();
             self.commit();
@@ -386,16 +407,17 @@ impl Fetch {
 
     /// Puts partitions whose position is wrong right again.
     fn seek(&mut self) {
-        for lane in self.lanes.out_of_place() {
+        let now = Instant::now();
+        for lane in self.lanes.out_of_place().filter(|lane| lane.seek_at.is_none_or(|at| at <= now)) {
             let Some(offset) = lane.seek else { continue };
             let mut target = TopicPartitionList::new();
             let sought = target
-                .add_partition_offset(&lane.topic, lane.partition, Offset::Offset(offset))
+                .add_partition_offset(&lane.topic, lane.partition, Offset::from_raw(offset))
                 .and_then(|()| self.reader.consumer().seek_partitions(target, SEEK_TIMEOUT))
                 .and_then(|sought| sought.elements().iter().try_for_each(|element| element.error()));
             match sought {
                 Ok(()) => lane.seek = None,
-                // Not being fetched yet, or not any more: the next turn tries again.
+                // Not being fetched yet, or not any more: a later turn tries again.
                 Err(error) => log::debug!("seek of {}:{} to {offset}: {error}", lane.topic, lane.partition),
             }
         }
@@ -450,9 +472,13 @@ impl Fetch {
                 Taken::Error { topic, partition, offset, code, reason } => {
                     let topic = topic.unwrap_or_default();
                     if let Some(lane) = lanes.named(&topic, partition) {
-                        // Where nothing was taken yet, the error stands where the next record would.
-                        let next = lane.next.or(Some(offset)).filter(|next| *next >= 0);
-                        lane.seek = lane.seek.or(next);
+                        // Where nothing was taken yet, the error stands where the next record would: at an offset, or
+                        // at the beginning or the end where that could not be looked up.
+                        let next = lane.next.unwrap_or(offset);
+                        if code != Code::AutoOffsetReset && Offset::from_raw(next) != Offset::Invalid {
+                            lane.seek.get_or_insert(next);
+                            lane.seek_at = Some(Instant::now() + ERROR_PAUSE);
+                        }
                     }
                     errors.push(PartitionError { topic, partition, offset, code, reason });
                     return;
@@ -517,8 +543,10 @@ impl Fetch {
             // The partition stands still until somebody decides: the log no longer has the offset and
             // `auto.offset.reset=error`, or what it has there cannot be read.
             Code::AutoOffsetReset | Code::BadMessage | Code::InvalidMessage | Code::BadCompression => {
-                let source = KafkaError::MessageConsumption(code);
-                self.fail(Error::Partition { topic, partition, offset, source });
+                if let Some(id) = self.lanes.find(&topic, partition) {
+                    self.link.lock().stopped.push((id, offset, code));
+                    self.link.wake_caller();
+                }
             }
             _ => {
                 log::error!("{topic}:{partition} at offset {offset}: {reason}");

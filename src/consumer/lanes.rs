@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::consumer::ledger::{Epoch, PartitionId};
 
@@ -14,8 +15,16 @@ pub(super) struct Lane {
     pub(super) partition: i32,
     /// The offset after the last record taken.
     pub(super) next: Option<i64>,
-    /// To be sought there before anything more is taken.
+    /// To be sought there before anything more is taken: an offset, or one of librdkafka's logical ones.
     pub(super) seek: Option<i64>,
+    /// Not before this.
+    pub(super) seek_at: Option<Instant>,
+}
+
+impl Lane {
+    pub(super) fn new(id: PartitionId, epoch: Epoch, topic: Arc<str>, partition: i32) -> Self {
+        Self { id, epoch, topic, partition, next: None, seek: None, seek_at: None }
+    }
 }
 
 /// Found by name once for a run of records, by id for each of them.

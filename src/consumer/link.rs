@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::consumer::ledger::{Epoch, Ledger, PartitionId};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::consumer::ledger::{Epoch, Ledger, PartitionId, TopicPartition};
 use crate::error::Error;
 use crate::message::arena::Arena;
 
@@ -99,8 +101,12 @@ pub(super) struct State {
     pub(super) unconfirmed_losses: u64,
     /// What the broker answered to the last commit that failed.
     pub(super) commit_error: Option<String>,
-    /// For the next call of `process` or `run`.
+    /// For the next call of `process` or `run`, once.
     pub(super) failure: Option<Error>,
+    /// The client is beyond use: for every call.
+    pub(super) fatal: Option<Code>,
+    /// Partitions that stand still, each with its offset and why: for every call, until they go away.
+    pub(super) stopped: Vec<(PartitionId, i64, Code)>,
     /// The consumer is being closed, and has until then.
     pub(super) closing: Option<Instant>,
     /// The fetch thread does nothing any more.
@@ -108,6 +114,20 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Why nothing can be handled now, or not all that should be.
+    pub(super) fn take_failure(&mut self) -> Option<Error> {
+        if let Some(code) = self.fatal {
+            return Some(Error::Kafka(KafkaError::MessageConsumptionFatal(code)));
+        }
+        let stopped = self.stopped.first().map(|(id, offset, code)| {
+            let TopicPartition { topic, partition } = self.ledger.name(*id);
+            let source = KafkaError::MessageConsumption(*code);
+            Error::Partition { topic: topic.to_string(), partition: *partition, offset: *offset, source }
+        });
+        let ended = || self.ended.then(|| Error::Closed("its fetch thread has ended".into()));
+        self.failure.take().or(stopped).or_else(ended)
+    }
+
     /// Batches that a crash now would repeat, besides the one in hand.
     pub(super) fn unconfirmed(&self) -> u64 {
         self.handled - self.confirmed

@@ -40,6 +40,8 @@ use crate::native::Reader;
 const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long dropping a consumer may take.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
+/// Longer than anybody waits; an instant so far away can still be computed.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// What [`Consumer::process`] did.
 #[derive(Clone, Debug)]
@@ -171,19 +173,9 @@ impl Consumer {
         reader.consumer().subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
         let (sender, done) = mpsc::sync_channel(2);
         let fetch = Fetch::new(reader, Arc::clone(&link), options);
-        let thread_link = Arc::clone(&link);
-        let work = move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| fetch.run(&sender)));
-            let mut state = thread_link.lock();
-            state.ended = true;
-            if let Err(panic) = ended {
-                state.failure = Some(Error::Closed(format!("its fetch thread panicked: {}", panic_text(&*panic))));
-            }
-            thread_link.wake_caller();
-        };
         thread::Builder::new()
             .name("kafka-envelope fetch".into())
-            .spawn(work)
+            .spawn(move || fetch.run(&sender))
             .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
         Ok(Self { link, failed: None, linger, idle_timeout, commit, done: Some(done) })
     }
@@ -274,8 +266,10 @@ impl Consumer {
         let Some(arena) = self.next()? else { return Ok(None) };
         let losses = self.link.lock().unconfirmed_losses;
         let (reference, records) = (arena.reference(), arena.len());
-        self.handle(arena, attempt)?;
-        self.confirm()?;
+        let handled = self.handle(arena, attempt);
+        // Also of the part that is done of a batch that failed.
+        let confirmed = self.confirm();
+        first_of(handled, confirmed)?;
         Ok(Some(Done { reference, records, committed: self.link.lock().unconfirmed_losses == losses }))
     }
 
@@ -301,15 +295,7 @@ impl Consumer {
                 }
             }
         };
-        match (outcome, self.confirm()) {
-            (Ok(()), Ok(())) => Ok(summary),
-            (Ok(()), Err(error)) => Err(error),
-            (Err(error), Ok(()) | Err(Error::Closed(_))) => Err(error),
-            (Err(error), Err(other)) => {
-                log::warn!("after a failure, {other}");
-                Err(error)
-            }
-        }
+        first_of(outcome, self.confirm()).map(|()| summary)
     }
 
     /// The next batch, the one that failed before all others. None: stopped, or idle for too long.
@@ -324,11 +310,8 @@ impl Consumer {
             if self.link.is_stopped() {
                 return Ok(None);
             }
-            if let Some(error) = state.failure.take() {
+            if let Some(error) = state.take_failure() {
                 return Err(error);
-            }
-            if state.ended {
-                return Err(Error::Closed("its fetch thread has ended".into()));
             }
             if let Some(mut arena) = self.failed.take() {
                 arena.retain(|source| state.ledger.is_current(source.tag));
@@ -343,7 +326,8 @@ impl Consumer {
             if state.unconfirmed() >= max_unconfirmed {
                 idle_since = Instant::now();
             } else {
-                let due = state.ready_since.filter(|_| state.ready.is_some()).map(|since| since + self.linger);
+                let since = state.ready_since.filter(|_| state.ready.is_some());
+                let due = since.map(|since| since + self.linger);
                 if due.is_some_and(|due| state.ready_is_full || due <= Instant::now()) {
                     if let Some(mut arena) = state.ready.take() {
                         state.ready_is_full = false;
@@ -373,6 +357,10 @@ impl Consumer {
             Ok(()) => arena.len(),
             Err(failed) => failed.done,
         };
+        if arena.sources().any(|source| !state.ledger.is_current(source.tag)) {
+            // What it says of a partition that went away meanwhile counts for nothing.
+            state.unconfirmed_losses += 1;
+        }
         state.complete(&arena, done);
         state.in_hand.clear();
         if done > 0 {
@@ -408,6 +396,7 @@ impl Consumer {
 
     fn end(&mut self, timeout: Duration) -> Result<()> {
         let Some(done) = self.done.take() else { return Ok(()) };
+        let timeout = timeout.min(FOR_EVER);
         let deadline = Instant::now() + timeout;
         // The client's own end needs a share of the time.
         self.link.lock().closing = Some(Instant::now() + timeout.mul_f32(0.7));
@@ -417,7 +406,7 @@ impl Consumer {
         let confirmed = match wait() {
             Ok(confirmed) => confirmed,
             Err(RecvTimeoutError::Timeout) => return Err(left_behind(timeout)),
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed("its fetch thread has ended".into())),
         };
         match wait() {
             Err(RecvTimeoutError::Timeout) => confirmed.and(Err(left_behind(timeout))),
@@ -441,30 +430,43 @@ fn left_behind(timeout: Duration) -> Error {
     ))
 }
 
-/// Decodes what the arena holds and hands it to the handler.
+/// What went wrong first; what went wrong because of it is logged.
+fn first_of(handled: Result<()>, confirmed: Result<()>) -> Result<()> {
+    match (handled, confirmed) {
+        (Err(error), Err(other)) => {
+            log::warn!("after a failure, {other}");
+            Err(error)
+        }
+        (handled, confirmed) => handled.and(confirmed),
+    }
+}
+
+/// Decodes what the arena holds and hands it to the handler. A panic of either is a failure.
 fn attempt<'a, T: Deserialize<'a>>(
     arena: &'a Arena,
     handler: impl FnOnce(&Batch<'a, T>) -> Result<(), HandlerError>,
 ) -> Result<(), Box<Failed>> {
-    let batch = decode(arena).map_err(|error| Failed::new(0, error))?;
-    if batch.is_empty() {
-        return Ok(());
-    }
     let failed = |source| Error::Handler { batch: arena.reference().to_string(), source };
-    match catch_unwind(AssertUnwindSafe(|| handler(&batch))) {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
+    let attempt = || {
+        let batch = decode(arena).map_err(|error| Failed::new(0, error))?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        handler(&batch).map_err(|error| {
             let done = error.index().and_then(|index| batch.records_before(index)).unwrap_or(0);
             // A record that cannot be read is what it is, also where the handler itself read it.
-            let error = match error.into_inner().downcast::<Error>() {
-                Ok(error) if matches!(*error, Error::Undecodable { .. }) => *error,
-                Ok(error) => failed(error),
-                Err(source) => failed(source),
-            };
-            Err(Failed::new(done, error))
-        }
-        Err(panic) => Err(Failed::new(0, failed(format!("it panicked: {}", panic_text(&*panic)).into()))),
-    }
+            Failed::new(
+                done,
+                match error.into_inner().downcast::<Error>() {
+                    Ok(error) if matches!(*error, Error::Undecodable { .. }) => *error,
+                    Ok(error) => failed(error),
+                    Err(source) => failed(source),
+                },
+            )
+        })
+    };
+    catch_unwind(AssertUnwindSafe(attempt))
+        .unwrap_or_else(|panic| Err(Failed::new(0, failed(format!("it panicked: {}", panic_text(&*panic)).into()))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

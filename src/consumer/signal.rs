@@ -1,36 +1,57 @@
 //! Stopping on SIGINT and SIGTERM.
 
 use std::process;
+use std::sync::{Mutex, Weak};
 use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::consumer::Consumer;
+use crate::consumer::link::{Link, lock};
 use crate::error::{Error, Result};
+
+/// The consumers that a signal stops. One thread serves them all: the first signal is the first for each of them.
+static CONSUMERS: Mutex<Vec<Weak<Link>>> = Mutex::new(Vec::new());
 
 impl Consumer {
     /// Stops on SIGINT and SIGTERM: the batch in hand is finished and committed, then `process` or `run` returns. A
-    /// second signal ends the process at once, with 128 and the signal's number as its exit code.
+    /// second signal ends the process at once, with 128 and the signal's number as its exit code. Once no consumer is
+    /// left that asked for this, a signal does again what it does by default.
     ///
     /// # Errors
     /// [`Error::Setting`] where the system refuses the signal handlers.
     pub fn stop_on_signals(&self) -> Result<()> {
-        let refused = |error: std::io::Error| Error::setting("stop_on_signals", error.to_string());
-        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(refused)?;
-        let stopper = self.stopper();
-        let work = move || {
-            let mut stopping = false;
-            for signal in signals.forever() {
-                if stopping {
-                    process::exit(128 + signal);
-                }
-                stopping = true;
-                log::info!("signal {signal}: stopping after the batch in hand; another one exits at once");
-                stopper.stop();
-            }
-        };
-        thread::Builder::new().name("kafka-envelope signals".into()).spawn(work).map_err(refused)?;
+        let mut consumers = lock(&CONSUMERS);
+        let is_first = consumers.is_empty();
+        consumers.retain(|consumer| consumer.strong_count() > 0);
+        if is_first {
+            serve().map_err(|error| Error::setting("stop_on_signals", error.to_string()))?;
+        }
+        consumers.push(std::sync::Arc::downgrade(&self.link));
         Ok(())
     }
+}
+
+fn serve() -> std::io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let work = move || {
+        let mut stopping = false;
+        for signal in signals.forever() {
+            let consumers: Vec<_> = lock(&CONSUMERS).iter().filter_map(Weak::upgrade).collect();
+            if consumers.is_empty() {
+                // Ends the process, unless the signal is one that does not.
+                let _ = emulate_default_handler(signal);
+            } else if stopping {
+                process::exit(128 + signal);
+            }
+            stopping = true;
+            for consumer in consumers {
+                consumer.stop();
+            }
+            log::info!("signal {signal}: stopping after the batch in hand; another one exits at once");
+        }
+    };
+    thread::Builder::new().name("kafka-envelope signals".into()).spawn(work).map(drop)
 }

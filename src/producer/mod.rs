@@ -333,7 +333,15 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if native::flush(self.client.client(), FLUSH_ON_DROP).is_err() {
+        if self.threads.is_poller() {
+            // Dropped by a waker: the reports that a flush waits for would be taken by nobody.
+            client::guarded(|| {
+                let left = self.client.context().outstanding();
+                if left > 0 {
+                    log::error!("the producer of {} ends on its own thread: {left} records are given up", self.service);
+                }
+            });
+        } else if native::flush(self.client.client(), FLUSH_ON_DROP).is_err() {
             let left = self.client.context().outstanding();
             client::guarded(|| {
                 log::error!(

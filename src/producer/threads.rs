@@ -48,6 +48,11 @@ impl Threads {
         Ok((threads, flusher))
     }
 
+    /// Whether this is the thread that takes the client's events: it cannot wait for them.
+    pub(super) fn is_poller(&self) -> bool {
+        thread::current().id() == self.poller.thread().id()
+    }
+
     pub(super) fn poller_ended(&self) -> bool {
         self.poller.is_finished()
     }
@@ -58,6 +63,9 @@ impl Drop for Threads {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         self.flusher.stop();
+        if self.is_poller() {
+            return;
+        }
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
         if ended.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout) {
             client::guarded(|| log::error!("a producer's client does not end within {CLOSE:?}: left to itself"));

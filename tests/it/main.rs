@@ -8,6 +8,7 @@ mod commit_errors;
 mod crash;
 mod envelope;
 mod examples;
+mod failures;
 mod fuzz_bodies;
 mod group;
 mod low_level;
