@@ -25,6 +25,11 @@ fn member(broker: &EmbeddedBroker) -> ConsumerBuilder {
         .idle_timeout(PATIENCE)
 }
 
+fn let_pass(time: Duration) {
+    let until = Instant::now() + time;
+    eventually(time * 2, "time passes", || (Instant::now() >= until).then_some(()));
+}
+
 /// A payload whose decoding panics once.
 struct Bomb;
 static ARMED: AtomicBool = AtomicBool::new(true);
@@ -104,8 +109,8 @@ fn a_lost_assignment_brings_the_batch_again() {
     let done = consumer
         .process(|_: &Batch<u64>| {
             broker.fail_next(ApiKey::Heartbeat, [ErrorCode::UnknownMemberId]).unwrap();
-            let until = Instant::now() + Duration::from_secs(4);
-            eventually(PATIENCE, "some heartbeats are over", || (Instant::now() >= until).then_some(()));
+            // Some heartbeats.
+            let_pass(Duration::from_secs(4));
             Ok(())
         })
         .unwrap()
@@ -165,8 +170,11 @@ fn an_error_before_the_first_record_loses_nothing() {
             assert!(missing.remove(&record), "{record:?} came twice");
         }
     };
+    // Neither the error nor the end of the join shows outside: where these times are too short, less is tested.
     let one = start();
+    let_pass(Duration::from_secs(3));
     let two = start();
+    let_pass(Duration::from_secs(8));
     for partition in 0..2 {
         produce_numbers(broker.bootstrap_servers(), "t", partition, 0..3);
     }
