@@ -3,6 +3,7 @@
 //! Two threads share the work. [`fetch`] owns the Kafka consumer. The caller's thread, in [`Consumer::process`] and
 //! [`Consumer::run`], decodes and handles; so a handler need not be `Send`. One batch is ready while one is handled.
 
+mod attempt;
 mod builder;
 mod context;
 mod fetch;
@@ -13,27 +14,25 @@ mod link;
 mod signal;
 mod topic_ids;
 
-use std::any::Any;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use builder::{Commit, ConsumerBuilder};
 
+use crate::consumer::attempt::{Attempt, attempt};
 use crate::consumer::context::Context;
 use crate::consumer::fetch::Fetch;
 use crate::consumer::link::Link;
 use crate::envelope::BatchRef;
 use crate::error::{Error, HandlerError, Result};
 use crate::message::arena::Arena;
-use crate::message::{Batch, RawBatch, decode};
+use crate::message::{Batch, RawBatch};
 use crate::native::Reader;
 
 /// How long a revocation, the end of a run and [`Consumer::process`] wait for the answer to a commit.
@@ -132,22 +131,6 @@ pub struct Consumer {
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer").field("stopped", &self.link.is_stopped()).finish_non_exhaustive()
-    }
-}
-
-/// A handler with its decoding around it.
-type Attempt<'h> = dyn FnMut(&Arena) -> Result<(), Box<Failed>> + 'h;
-
-/// A batch that failed.
-struct Failed {
-    /// So many of its records are done all the same.
-    done: usize,
-    error: Error,
-}
-
-impl Failed {
-    fn new(done: usize, error: Error) -> Box<Self> {
-        Box::new(Self { done, error })
     }
 }
 
@@ -387,7 +370,7 @@ impl Consumer {
                 return Err(Error::Closed("its fetch thread has ended".into()));
             }
             if Instant::now() >= deadline {
-                return Err(fetch::not_committed(&state.ledger, state.commit_error.as_deref()));
+                return Err(fetch::commits::not_committed(&state.ledger, state.commit_error.as_deref()));
             }
             state = self.link.wait(state, Some(deadline));
         }
@@ -439,37 +422,4 @@ fn first_of(handled: Result<()>, confirmed: Result<()>) -> Result<()> {
         }
         (handled, confirmed) => handled.and(confirmed),
     }
-}
-
-/// Decodes what the arena holds and hands it to the handler. A panic of either is a failure.
-fn attempt<'a, T: Deserialize<'a>>(
-    arena: &'a Arena,
-    handler: impl FnOnce(&Batch<'a, T>) -> Result<(), HandlerError>,
-) -> Result<(), Box<Failed>> {
-    let failed = |source| Error::Handler { batch: arena.reference().to_string(), source };
-    let attempt = || {
-        let batch = decode(arena).map_err(|error| Failed::new(0, error))?;
-        if batch.is_empty() {
-            return Ok(());
-        }
-        handler(&batch).map_err(|error| {
-            let done = error.index().and_then(|index| batch.records_before(index)).unwrap_or(0);
-            // A record that cannot be read is what it is, also where the handler itself read it.
-            Failed::new(
-                done,
-                match error.into_inner().downcast::<Error>() {
-                    Ok(error) if matches!(*error, Error::Undecodable { .. }) => *error,
-                    Ok(error) => failed(error),
-                    Err(source) => failed(source),
-                },
-            )
-        })
-    };
-    catch_unwind(AssertUnwindSafe(attempt))
-        .unwrap_or_else(|panic| Err(Failed::new(0, failed(format!("it panicked: {}", panic_text(&*panic)).into()))))
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }

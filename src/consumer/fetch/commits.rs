@@ -1,0 +1,122 @@
+//! Commits: one in flight at a time, of everything that is completed, and again where it failed.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::consumer::fetch::Fetch;
+use crate::consumer::ledger::Ledger;
+use crate::envelope::BatchRef;
+use crate::error::{Error, Result};
+use crate::native::{self, CommitReply};
+
+/// A commit that failed is sent again after this long, then twice as long, and so on up to the second, which is less
+/// than anybody waits for a commit.
+const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
+
+impl Fetch {
+    /// Commits everything that is completed and waits for the answers, but not beyond the deadline.
+    pub(super) fn confirm(&mut self, deadline: Instant) -> Result<()> {
+        // Whatever failed before, somebody waits now.
+        self.commit_not_before = None;
+        loop {
+            self.serve_replies();
+            self.commit();
+            let state = self.link.lock();
+            if state.ledger.in_flight().is_none() && !state.ledger.has_committable() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(not_committed(&state.ledger, state.commit_error.as_deref()));
+            }
+            drop(state);
+            let patience = self.patience();
+            self.link.bell.wait(patience.min(deadline.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    pub(super) fn commit(&mut self) {
+        if self.commit_not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let mut state = self.link.lock();
+        let Some(commit) = state.ledger.take_commit() else {
+            if state.ledger.in_flight().is_none() && state.confirmed < state.handled {
+                // What was handled needs no commit any more: its partitions went away.
+                state.confirmed = state.handled;
+                self.link.wake_caller();
+            }
+            return;
+        };
+        state.sent = state.handled;
+        let names: Vec<_> = commit.offsets.iter().map(|offset| state.ledger.name(offset.id).clone()).collect();
+        drop(state);
+        let offsets = commit.offsets.iter().zip(&names).map(|(offset, name)| native::Offset {
+            topic: &name.topic,
+            partition: name.partition,
+            next_offset: offset.next_offset,
+            leader_epoch: offset.leader_epoch,
+        });
+        if let Err(code) = self.reader.commit(offsets, commit.sequence) {
+            self.link.lock().ledger.answered(commit.sequence, |_| false);
+            self.commit_failed(code);
+        }
+    }
+
+    pub(super) fn commit_answered(&mut self, reply: &CommitReply) {
+        let failed = |topic: &str, partition: i32| {
+            let own = reply.partitions.iter().find(|(name, number, _)| name == topic && *number == partition);
+            own.is_none_or(|(_, _, error)| error.is_some())
+        };
+        let error = reply.error.or_else(|| reply.partitions.iter().find_map(|(_, _, error)| *error));
+        let known = {
+            let mut state = self.link.lock();
+            // Where the whole commit failed, what it says of single partitions is not to be relied on.
+            let known = state
+                .ledger
+                .answered(reply.sequence, |name| reply.error.is_none() && !failed(&name.topic, name.partition));
+            if known && error.is_none() {
+                state.confirmed = state.sent;
+                state.commit_error = None;
+            }
+            known
+        };
+        if !known {
+            log::error!("an answer to commit {}, which is not in flight, is ignored", reply.sequence);
+        } else if error.is_none() {
+            self.commit_failures = 0;
+            self.commit_not_before = None;
+        }
+        if let Some(code) = error.filter(|_| known) {
+            self.commit_failed(code);
+        }
+        self.link.wake_caller();
+    }
+
+    /// Whatever the error, the commit may or may not stand. While the partitions are ours the watermark is sent again;
+    /// where they are not, a revocation says so.
+    pub(super) fn commit_failed(&mut self, code: Code) {
+        let pause = FIRST_COMMIT_PAUSE.saturating_mul(1 << self.commit_failures.min(10)).min(LONGEST_COMMIT_PAUSE);
+        self.commit_failures += 1;
+        self.commit_not_before = Some(Instant::now() + pause);
+        self.link.lock().commit_error = Some(code.to_string());
+        log::warn!("commit failed and is sent again in {pause:?}: {code}");
+        if matches!(code, Code::Fatal | Code::FencedInstanceId | Code::Fenced) {
+            self.client_error(KafkaError::MessageConsumptionFatal(code));
+        }
+    }
+}
+
+/// What is handled and not known to be committed.
+pub(in crate::consumer) fn not_committed(ledger: &Ledger, reason: Option<&str>) -> Error {
+    let partitions =
+        ledger.unconfirmed().map(|(name, offsets)| (&*name.topic, name.partition, offsets.start, offsets.end));
+    Error::NotCommitted {
+        partitions: BatchRef::from_ranges(partitions).to_string(),
+        reason: match reason {
+            Some(reason) => format!("the broker's last answer was: {reason}"),
+            None => "the broker did not answer in time".into(),
+        },
+    }
+}

@@ -1,0 +1,269 @@
+//! The thread that owns the Kafka consumer: it takes records, answers rebalances and sends commits.
+//!
+//! It never waits but for its bell, and in a revocation for the batch in hand.
+
+pub(super) mod commits;
+mod records;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::TopicPartitionList;
+
+use crate::consumer::COMMIT_DEADLINE;
+use crate::consumer::attempt::panic_text;
+use crate::consumer::context::{Context, Rebalance, answer};
+use crate::consumer::lanes::{Lane, Lanes};
+use crate::consumer::ledger::{Ledger, PartitionId};
+use crate::consumer::link::Link;
+use crate::consumer::topic_ids::TopicIds;
+
+use crate::error::{Error, Result};
+use crate::message::arena::{Arena, Source};
+use crate::native::{Reader, Reply};
+
+/// How long a quiet consumer sleeps at most, to serve what rings no bell.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long until a seek is tried again that came before the partition is being fetched.
+const SEEK_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the builder says to the fetch thread.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) batch_size: usize,
+    pub(super) batch_bytes: usize,
+    pub(super) drain_budget: Duration,
+    pub(super) max_poll_interval: Duration,
+}
+
+pub(super) struct Fetch {
+    reader: Reader<Context>,
+    link: Arc<Link>,
+    options: Options,
+    lanes: Lanes,
+    topic_ids: TopicIds,
+    /// Records beyond `batch_bytes`, which start the next batch.
+    carry: Arena,
+    /// What one round took, to be told to the ledger under its lock at once.
+    round: Vec<(PartitionId, i64, Option<i32>)>,
+    /// Commits that failed in a row, and when the next may be sent.
+    commit_failures: u32,
+    commit_not_before: Option<Instant>,
+}
+
+impl Fetch {
+    pub(super) fn new(reader: Reader<Context>, link: Arc<Link>, options: Options) -> Self {
+        Self {
+            reader,
+            link,
+            options,
+            lanes: Lanes::default(),
+            topic_ids: TopicIds::default(),
+            carry: Arena::default(),
+            round: Vec::new(),
+            commit_failures: 0,
+            commit_not_before: None,
+        }
+    }
+
+    /// Runs until the consumer is closed, then sends the last commit, reports whether it was confirmed, and ends the
+    /// client. A frozen broker can keep the client from ending: who waits for `done` does so with a deadline.
+    pub(super) fn run(mut self, done: &SyncSender<Result<()>>) {
+        let confirmed = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
+            // Not ours: a logger of the user's, most likely.
+            let panicked = || Error::Closed(format!("its fetch thread panicked: {}", panic_text(&*panic)));
+            self.link.lock().failure = Some(panicked());
+            // A rebalance may have been left without an answer, for which the client's end would wait.
+            let consumer = self.reader.consumer();
+            if let Ok(assignment) = consumer.assignment() {
+                let _ = answer(consumer, &Rebalance::Revoke(assignment));
+            }
+            Err(panicked())
+        });
+        // Before the client ends, which may take long.
+        self.link.lock().ended = true;
+        self.link.wake_caller();
+        // The receiver may have given up.
+        let _ = done.send(confirmed);
+        self.reader.consumer().context().close();
+        drop(self.reader);
+        let _ = done.send(Ok(()));
+    }
+
+    fn work(&mut self) -> Result<()> {
+        let deadline = loop {
+            if let Some(deadline) = self.link.lock().closing {
+                break deadline;
+            }
+            self.turn();
+            let patience = self.patience();
+            self.link.bell.wait(patience);
+        };
+        self.confirm(deadline)
+    }
+
+    fn turn(&mut self) {
+        self.serve_events();
+        self.serve_replies();
+        self.ask_topic_ids();
+        self.take();
+        self.seek();
+        self.commit();
+    }
+
+    /// How long there is nothing to do unless the bell rings.
+    fn patience(&mut self) -> Duration {
+        let commit = self.commit_not_before.map(|at| at.saturating_duration_since(Instant::now()));
+        // A third: polling late by one turn must not cost the membership.
+        let seek = self.lanes.out_of_place().next().map(|_| SEEK_PAUSE);
+        QUIET.min(self.options.max_poll_interval / 3).min(commit.unwrap_or(QUIET)).min(seek.unwrap_or(QUIET))
+    }
+
+    fn fail(&self, error: Error) {
+        self.link.lock().failure.get_or_insert(error);
+        self.link.wake_caller();
+    }
+
+    fn serve_events(&mut self) {
+        loop {
+            // At least once a turn: this is what tells librdkafka that the application lives.
+            match self.reader.consumer().poll(Duration::ZERO) {
+                Some(Err(error)) => self.client_error(error),
+                // Not before an assignment forwarded its partition, so never; but never lost either.
+                Some(Ok(message)) => {
+                    use rdkafka::Message as _;
+                    let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+                    log::error!("{topic}:{partition}:{offset} came on the wrong queue and is read again");
+                    if let Some(lane) = self.lanes.named(topic, partition) {
+                        lane.seek.get_or_insert(offset);
+                    }
+                    self.reader.forward(topic, partition);
+                }
+                None => {}
+            }
+            while let Some(rebalance) = self.reader.consumer().context().next_rebalance() {
+                match &rebalance {
+                    Rebalance::Assign(partitions) => self.assigned(partitions, &rebalance),
+                    Rebalance::Revoke(partitions) => self.revoked(partitions, &rebalance),
+                }
+            }
+            if self.reader.events() == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Errors of the group or the whole client; `Context::error` has logged them. librdkafka goes on by itself after
+    /// all but the fatal ones, and those that only another configuration can mend.
+    fn client_error(&self, error: KafkaError) {
+        let configured = [Code::InvalidSessionTimeout, Code::InconsistentGroupProtocol];
+        if let Some((code, reason)) = self.reader.consumer().client().fatal_error() {
+            log::error!("the consumer cannot go on: {reason}");
+            self.link.lock().fatal = Some(code);
+            self.link.wake_caller();
+        } else if let KafkaError::MessageConsumptionFatal(code) = error {
+            self.link.lock().fatal = Some(code);
+            self.link.wake_caller();
+        } else if error.rdkafka_error_code().is_some_and(|code| configured.contains(&code)) {
+            self.fail(error.into());
+        }
+    }
+
+    fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
+        log::debug!("assigned {partitions:?}");
+        {
+            let mut state = self.link.lock();
+            for element in partitions.elements() {
+                let (topic, partition) = (element.topic(), element.partition());
+                self.reader.forward(topic, partition);
+                let id = state.ledger.id(topic, partition);
+                state.ledger.assigned(id);
+                let Some(epoch) = state.ledger.epoch(id) else { continue };
+                let topic = Arc::clone(&state.ledger.name(id).topic);
+                self.lanes.insert(Lane::new(id, epoch, topic, partition));
+            }
+        }
+        self.topic_ids.hurry();
+        if let Err(error) = answer(self.reader.consumer(), rebalance) {
+            self.fail(error.into());
+        }
+    }
+
+    fn revoked(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
+        let lost = self.reader.consumer().assignment_lost();
+        log::debug!("{} {partitions:?}", if lost { "lost" } else { "revoked" });
+        let mut ids = Vec::new();
+        for element in partitions.elements() {
+            ids.extend(self.lanes.remove(element.topic(), element.partition()).map(|lane| lane.id));
+        }
+        self.drop_records_of(&ids);
+        if !lost {
+            let deadline = Instant::now() + self.options.drain_budget;
+            self.wait_for_batch_in_hand(&ids, deadline);
+            if let Err(error) = self.confirm(deadline.min(Instant::now() + COMMIT_DEADLINE)) {
+                log::warn!("on revocation {error}");
+            }
+        }
+        {
+            let mut state = self.link.lock();
+            state.stopped.retain(|(id, ..)| !ids.contains(id));
+            for id in ids {
+                if state.ledger.revoked(id) {
+                    state.unconfirmed_losses += 1;
+                }
+            }
+        }
+        if let Err(error) = answer(self.reader.consumer(), rebalance) {
+            self.fail(error.into());
+        }
+    }
+
+    /// Forgets what was taken and not handed over of these partitions.
+    fn drop_records_of(&mut self, ids: &[PartitionId]) {
+        let keep = |source: &Source| !ids.contains(&Ledger::from_tag(source.tag).0);
+        self.carry.retain(keep);
+        let mut state = self.link.lock();
+        if let Some(arena) = &mut state.ready {
+            arena.retain(keep);
+            if arena.is_empty() {
+                state.ready_is_full = false;
+                state.ready_since = None;
+                if let Some(arena) = state.ready.take() {
+                    state.recycle(arena);
+                }
+            }
+        }
+    }
+
+    fn wait_for_batch_in_hand(&mut self, ids: &[PartitionId], deadline: Instant) {
+        while self.link.lock().holds(ids) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let budget = self.options.drain_budget;
+                log::warn!("the batch in hand is not done within the drain budget of {budget:?}: others handle it too");
+                return;
+            }
+            self.link.bell.wait(left);
+            // Earlier batches go on being committed meanwhile.
+            self.serve_replies();
+            self.commit();
+        }
+    }
+
+    fn serve_replies(&mut self) {
+        while let Some(reply) = self.reader.reply() {
+            match reply {
+                Reply::Commit(reply) => self.commit_answered(&reply),
+                Reply::Topics(ids) => {
+                    for topic in self.topic_ids.answered(ids, Instant::now()) {
+                        self.made_anew(&topic);
+                    }
+                }
+            }
+        }
+    }
+}

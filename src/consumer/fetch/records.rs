@@ -1,0 +1,215 @@
+//! Records: taken into the next batch, in the order of each partition, and from where they should come.
+//!
+//! Errors of single partitions come between the records; after one of them librdkafka's own position is off by it
+//! (librdkafka #4844), and at the next rebalance records would be skipped. So such a partition is sought to its true next
+//! offset before anything more of it is taken.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::consumer::fetch::Fetch;
+use crate::consumer::ledger::{Ledger, PartitionId};
+use crate::message::arena::{Arena, NewRecord, Source, encode_header};
+use crate::native::Taken;
+
+/// The most records taken at once, so that a huge `batch_size` needs no huge list of pointers.
+const CHUNK: usize = 1_024;
+/// How long a seek may take. It is answered by librdkafka itself, without a broker.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A partition with an error is read on after this long, so that one that lasts is not met at the broker's speed.
+const ERROR_PAUSE: Duration = Duration::from_millis(500);
+
+/// An error that came in the place of a partition's records.
+struct PartitionError {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    code: Code,
+    reason: String,
+}
+
+/// A run of records of one partition.
+#[derive(Clone, Copy)]
+struct Run {
+    topic: usize,
+    partition: i32,
+    id: PartitionId,
+    carried: bool,
+    source: u32,
+}
+
+impl Fetch {
+    pub(super) fn ask_topic_ids(&mut self) {
+        if self.topic_ids.is_due(Instant::now()) && self.lanes.topics().next().is_some() {
+            self.reader.ask_topic_ids(self.lanes.topics());
+            self.topic_ids.asked();
+        }
+    }
+
+    /// What was delivered of the topic is void, and its partitions are read from the start.
+    pub(super) fn made_anew(&mut self, topic: &str) {
+        log::warn!("topic {topic} was deleted and made anew: it is read from its start");
+        let mut state = self.link.lock();
+        for lane in self.lanes.of_topic(topic) {
+            state.ledger.rewound(lane.id, 0);
+            if let Some(epoch) = state.ledger.epoch(lane.id) {
+                lane.epoch = epoch;
+            }
+            (lane.next, lane.seek) = (None, Some(0));
+        }
+    }
+
+    /// Puts partitions whose position is wrong right again.
+    pub(super) fn seek(&mut self) {
+        let now = Instant::now();
+        for lane in self.lanes.out_of_place().filter(|lane| lane.seek_at.is_none_or(|at| at <= now)) {
+            let Some(offset) = lane.seek else { continue };
+            let mut target = TopicPartitionList::new();
+            let sought = target
+                .add_partition_offset(&lane.topic, lane.partition, Offset::from_raw(offset))
+                .and_then(|()| self.reader.consumer().seek_partitions(target, SEEK_TIMEOUT))
+                .and_then(|sought| sought.elements().iter().try_for_each(|element| element.error()));
+            match sought {
+                Ok(()) => lane.seek = None,
+                // Not being fetched yet, or not any more: a later turn tries again.
+                Err(error) => log::debug!("seek of {}:{} to {offset}: {error}", lane.topic, lane.partition),
+            }
+        }
+    }
+
+    /// Fills the next batch, and hands it over.
+    pub(super) fn take(&mut self) {
+        let (mut arena, since) = {
+            let mut state = self.link.lock();
+            if state.ready_is_full {
+                return;
+            }
+            (state.ready.take().or_else(|| state.spare.pop()).unwrap_or_default(), state.ready_since.take())
+        };
+        let (most_records, most_bytes) = (self.options.batch_size, self.options.batch_bytes);
+        arena.refill(&mut self.carry, |records, bytes| records <= most_records && bytes <= most_bytes);
+        let mut errors = Vec::new();
+        let is_full = loop {
+            let room = self.options.batch_size.saturating_sub(arena.len());
+            if room == 0 || arena.bytes() >= self.options.batch_bytes || !self.carry.is_empty() {
+                break true;
+            }
+            let wanted = room.min(CHUNK);
+            if self.take_round(&mut arena, wanted, &mut errors) < wanted {
+                break false;
+            }
+        };
+        let mut state = self.link.lock();
+        if arena.is_empty() {
+            state.recycle(arena);
+        } else {
+            state.ready = Some(arena);
+            state.ready_is_full = is_full;
+            state.ready_since = Some(since.unwrap_or_else(Instant::now));
+            self.link.wake_caller();
+        }
+        drop(state);
+        for error in errors {
+            self.partition_error(error);
+        }
+    }
+
+    /// Takes up to so many records. Returns how many entries the queue gave.
+    fn take_round(&mut self, arena: &mut Arena, wanted: usize, errors: &mut Vec<PartitionError>) -> usize {
+        let Self { reader, lanes, carry, round, options, link, .. } = self;
+        // Where the last record belonged: records come in runs of one partition.
+        let mut run: Option<Run> = None;
+        let mut rewound = Vec::new();
+        let count = reader.take(wanted, |taken| {
+            let record = match taken {
+                Taken::Record(record) => record,
+                Taken::Error { topic, partition, offset, code, reason } => {
+                    let topic = topic.unwrap_or_default();
+                    if let Some(lane) = lanes.named(&topic, partition) {
+                        // Where nothing was taken yet, the error stands where the next record would: at an offset, or
+                        // at the beginning or the end where that could not be looked up.
+                        let next = lane.next.unwrap_or(offset);
+                        if code != Code::AutoOffsetReset && Offset::from_raw(next) != Offset::Invalid {
+                            lane.seek.get_or_insert(next);
+                            lane.seek_at = Some(Instant::now() + ERROR_PAUSE);
+                        }
+                    }
+                    errors.push(PartitionError { topic, partition, offset, code, reason });
+                    return;
+                }
+            };
+            let (topic, partition, offset) = (record.topic_handle(), record.partition(), record.offset());
+            let known = run.filter(|run| run.topic == topic && run.partition == partition);
+            let id = known.map(|run| run.id).or_else(|| lanes.find(&record.topic(), partition));
+            // Not ours any more, or read before a seek: it comes again, or to somebody else.
+            let Some(lane) = id.and_then(|id| lanes.get_mut(id)).filter(|lane| lane.seek.is_none()) else { return };
+            if lane.next.is_some_and(|next| offset < next) {
+                lane.seek = Some(offset);
+                rewound.push((lane.id, offset));
+                return;
+            }
+            let too_much = !arena.is_empty() && arena.bytes() + record.len() > options.batch_bytes;
+            let carried = too_much || !carry.is_empty();
+            let target = if carried { &mut *carry } else { &mut *arena };
+            let source = known.filter(|run| run.carried == carried).map_or_else(
+                || {
+                    let tag = Ledger::tag(lane.id, lane.epoch);
+                    let make = || Source { topic: Arc::clone(&lane.topic), partition, tag };
+                    target.source_index(|found| found == tag, make)
+                },
+                |run| run.source,
+            );
+            run = Some(Run { topic, partition, id: lane.id, carried, source });
+            let new = NewRecord { offset, timestamp: record.timestamp(), key: record.key(), value: record.value() };
+            target.push(source, &new, |bytes| {
+                record.headers(|name, value| encode_header(bytes, name, value));
+            });
+            lane.next = Some(offset + 1);
+            round.push((lane.id, offset, record.leader_epoch()));
+        });
+        if !round.is_empty() || !rewound.is_empty() {
+            let mut state = link.lock();
+            for (id, offset, leader_epoch) in round.drain(..) {
+                state.ledger.delivered(id, offset, leader_epoch);
+            }
+            for (id, offset) in rewound {
+                let name = state.ledger.name(id).clone();
+                let expected = state.ledger.next_expected(id).unwrap_or_default();
+                state.ledger.rewound(id, offset);
+                let (topic, partition) = (&*name.topic, name.partition);
+                log::warn!(
+                    "{topic}:{partition} starts again at {offset}, {expected} was expected: the topic was made anew"
+                );
+                if let (Some(lane), Some(epoch)) = (lanes.get_mut(id), state.ledger.epoch(id)) {
+                    lane.epoch = epoch;
+                    lane.next = None;
+                }
+            }
+        }
+        count
+    }
+
+    /// librdkafka goes on by itself after most of these, and the partition is sought to where it was.
+    fn partition_error(&mut self, error: PartitionError) {
+        let PartitionError { topic, partition, offset, code, reason } = error;
+        match code {
+            Code::PartitionEOF => {}
+            // The partition stands still until somebody decides: the log no longer has the offset and
+            // `auto.offset.reset=error`, or what it has there cannot be read.
+            Code::AutoOffsetReset | Code::BadMessage | Code::InvalidMessage | Code::BadCompression => {
+                if let Some(id) = self.lanes.find(&topic, partition) {
+                    self.link.lock().stopped.push((id, offset, code));
+                    self.link.wake_caller();
+                }
+            }
+            _ => {
+                log::error!("{topic}:{partition} at offset {offset}: {reason}");
+                self.client_error(KafkaError::MessageConsumption(code));
+            }
+        }
+    }
+}
