@@ -2,7 +2,8 @@
 //!
 //! [`EmbeddedBroker`] is the simulation that ships inside librdkafka: no download, no Java, up in milliseconds. It keeps
 //! about 5 MiB of each partition and forgets what is older, its transactions are hollow, and it knows no compaction, no
-//! access rights and no administration. What it shows of offsets, groups or speed is no proof for Apache Kafka.
+//! access rights and no administration. What it shows of offsets, groups or speed is no proof for Apache Kafka. A second
+//! member of a group may wait for as long as a session lasts: give both a `session.timeout.ms` of 6000.
 //!
 //! ```
 //! use kafka_envelope::testing::{ApiKey, EmbeddedBroker, ErrorCode};

@@ -273,9 +273,7 @@ impl Consumer {
             summary.batches += 1;
             summary.records += records;
             if self.commit == Commit::EachBatch {
-                if let Err(error) = self.confirm() {
-                    break Err(error);
-                }
+                self.confirm()?;
             }
         };
         first_of(outcome, self.confirm()).map(|()| summary)
@@ -369,7 +367,8 @@ impl Consumer {
             if state.ended {
                 return Err(Error::Closed("its fetch thread has ended".into()));
             }
-            if Instant::now() >= deadline {
+            // A client that is beyond use commits nothing more.
+            if Instant::now() >= deadline || state.fatal.is_some() {
                 return Err(fetch::commits::not_committed(&state.ledger, state.commit_error.as_deref()));
             }
             state = self.link.wait(state, Some(deadline));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod batches;
+mod bounds;
 mod broker;
 mod commit;
 mod commit_errors;
