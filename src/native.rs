@@ -21,6 +21,14 @@ use rdkafka::types::RDKafkaRespErr;
 
 type Callback = Box<dyn Fn() + Send + Sync>;
 
+// Brokers send codes that the bindings' enum lacks, so these are numbers here.
+unsafe extern "C" {
+    #[link_name = "rd_kafka_event_error"]
+    fn event_error(event: *mut rd::rd_kafka_event_t) -> i32;
+    #[link_name = "rd_kafka_error_code"]
+    fn code_of(error: *const rd::rd_kafka_error_t) -> i32;
+}
+
 /// Called by librdkafka's threads when a queue that was empty gets its first entry.
 unsafe extern "C" fn ring(_: *mut rd::rd_kafka_t, opaque: *mut c_void) {
     // SAFETY: `opaque` is the `Callback` that `Queue::on_event` boxed; it lives until after the callback is disabled.
@@ -281,7 +289,7 @@ impl<C: ConsumerContext> Reader<C> {
 unsafe fn commit_reply(event: *mut rd::rd_kafka_event_t) -> CommitReply {
     // SAFETY: the event lives through the call, and so do its list and the list's texts.
     unsafe {
-        let error = rd::rd_kafka_event_error(event);
+        let error = event_error(event);
         let list = rd::rd_kafka_event_topic_partition_list(event);
         let entries = match list.as_ref() {
             Some(list) if !list.elems.is_null() => {
@@ -294,7 +302,7 @@ unsafe fn commit_reply(event: *mut rd::rd_kafka_event_t) -> CommitReply {
         };
         CommitReply {
             sequence: rd::rd_kafka_event_opaque(event) as usize as u64,
-            error: returned(error),
+            error: error_code(error),
             partitions: entries.iter().map(partition).collect(),
         }
     }
@@ -316,7 +324,7 @@ unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, TopicId)> 
         let id = |topic: &*const rd::rd_kafka_TopicDescription_t| {
             let error = rd::rd_kafka_TopicDescription_error(*topic);
             let id = rd::rd_kafka_TopicDescription_topic_id(*topic);
-            let fails = !error.is_null() && returned(rd::rd_kafka_error_code(error)).is_some();
+            let fails = !error.is_null() && error_code(code_of(error)).is_some();
             if fails || id.is_null() {
                 return None;
             }

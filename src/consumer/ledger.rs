@@ -59,7 +59,8 @@ struct Partition {
     owned: bool,
     /// The offset after the last delivered record.
     next_expected: Option<i64>,
-    /// Nothing at or below this is worth a commit: the first delivered offset, then what was confirmed.
+    /// Nothing at or below this is worth a commit: the first delivered offset, then what was confirmed. After a rewind
+    /// it stands just below where the log starts again.
     floor: Option<i64>,
     /// Delivered and not completed, in order, runs without gaps.
     uncompleted: VecDeque<Range<i64>>,
@@ -221,13 +222,24 @@ impl Ledger {
         }
     }
 
-    /// The log starts again at `offset`, below what was delivered: the topic was made anew. What was delivered before
-    /// is void, and the next commit may be lower than the last. Nothing happens where `offset` is the expected one.
+    /// The log starts again at `offset`: the topic was made anew. What was delivered before is void, and the next commit
+    /// may be lower than the last; it is sent at once, since the old one would skip records of the new log. Nothing
+    /// happens where `offset` is the expected one.
     pub(crate) fn rewound(&mut self, id: PartitionId, offset: i64) {
         let partition = self.partition_mut(id);
-        if partition.owned && partition.next_expected.is_some_and(|next| next != offset) {
+        if partition.owned && partition.next_expected != Some(offset) {
             partition.reset(true);
             partition.next_expected = Some(offset);
+            partition.floor = Some(offset - 1);
+        }
+    }
+
+    /// All owned partitions of this topic start again at 0.
+    pub(crate) fn made_anew(&mut self, topic: &str) {
+        for index in (0u32..).take(self.partitions.len()) {
+            if &*self.name(PartitionId(index)).topic == topic {
+                self.rewound(PartitionId(index), 0);
+            }
         }
     }
 

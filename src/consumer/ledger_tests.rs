@@ -51,6 +51,9 @@ struct Model {
     /// Every record delivered in this epoch, and whether it is completed.
     records: BTreeMap<i64, bool>,
     next: i64,
+    /// What the ledger expects, and where this epoch was rewound to.
+    expected: Option<i64>,
+    rewound_to: Option<i64>,
     leader_epoch: i32,
     confirmed: Option<i64>,
     last_sent: Option<i64>,
@@ -63,6 +66,7 @@ impl Model {
     fn close_epoch(&mut self) {
         self.old.push(std::mem::take(&mut self.records).into_keys().collect());
         (self.confirmed, self.last_sent) = (None, None);
+        (self.expected, self.rewound_to) = (None, None);
     }
 
     /// The offset after the longest completed prefix, where there is one that is not confirmed.
@@ -70,7 +74,9 @@ impl Model {
         let first_open = self.records.iter().find(|(_, done)| !**done).map(|(offset, _)| *offset);
         let any_done_before = self.records.range(..first_open.unwrap_or(i64::MAX)).next_back();
         let watermark = match (any_done_before, first_open) {
-            (None, _) => return None,
+            (None, Some(open)) if self.rewound_to.is_some() => open,
+            (None, None) => self.rewound_to?,
+            (None, Some(_)) => return None,
             (Some(_), Some(open)) => open,
             (Some((last, _)), None) => last + 1,
         };
@@ -105,6 +111,7 @@ fn drive(steps: Vec<Step>) -> Result<(), TestCaseError> {
                     prop_assert!(!ledger.delivered(ids[p], offset, Some(model.leader_epoch)), "taken twice");
                     model.records.insert(offset, false);
                     model.next = offset + 1;
+                    model.expected = Some(offset + 1);
                 }
             }
             Step::Complete { partition: p, nth, count, epochs_ago } => {
@@ -128,19 +135,13 @@ fn drive(steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Rewind(p, offset) => {
                 let model = &mut models[p];
-                let delivered = !model.records.is_empty();
                 ledger.rewound(ids[p], offset);
-                if model.owned && delivered && offset != model.next {
+                if model.owned && model.expected != Some(offset) {
                     model.close_epoch();
                     model.next = offset;
+                    model.expected = Some(offset);
+                    model.rewound_to = Some(offset);
                     model.epochs.push(ledger.epoch(ids[p]).unwrap());
-                } else if let (true, Some(epoch)) = (model.owned, model.epochs.last()) {
-                    let now = ledger.epoch(ids[p]).unwrap();
-                    if now != *epoch {
-                        // Rewound twice before anything was delivered again.
-                        model.next = offset;
-                        model.epochs.push(now);
-                    }
                 }
             }
             Step::Revoke(p) => {

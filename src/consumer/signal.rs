@@ -1,7 +1,7 @@
 //! Stopping on SIGINT and SIGTERM.
 
 use std::process;
-use std::sync::{Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -12,8 +12,8 @@ use crate::consumer::Consumer;
 use crate::consumer::link::{Link, lock};
 use crate::error::{Error, Result};
 
-/// The consumers that a signal stops. One thread serves them all: the first signal is the first for each of them.
-static CONSUMERS: Mutex<Vec<Weak<Link>>> = Mutex::new(Vec::new());
+/// The consumers that a signal stops, and whether one has. One thread serves them all.
+static CONSUMERS: Mutex<Vec<(Weak<Link>, bool)>> = Mutex::new(Vec::new());
 
 impl Consumer {
     /// Stops on SIGINT and SIGTERM: the batch in hand is finished and committed, then `process` or `run` returns. A
@@ -25,11 +25,11 @@ impl Consumer {
     pub fn stop_on_signals(&self) -> Result<()> {
         let mut consumers = lock(&CONSUMERS);
         let is_first = consumers.is_empty();
-        consumers.retain(|consumer| consumer.strong_count() > 0);
+        consumers.retain(|(consumer, _)| consumer.strong_count() > 0);
         if is_first {
             serve().map_err(|error| Error::setting("stop_on_signals", error.to_string()))?;
         }
-        consumers.push(std::sync::Arc::downgrade(&self.link));
+        consumers.push((Arc::downgrade(&self.link), false));
         Ok(())
     }
 }
@@ -37,17 +37,22 @@ impl Consumer {
 fn serve() -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let work = move || {
-        let mut stopping = false;
         for signal in signals.forever() {
-            let consumers: Vec<_> = lock(&CONSUMERS).iter().filter_map(Weak::upgrade).collect();
-            if consumers.is_empty() {
+            let mut consumers = lock(&CONSUMERS);
+            let is_alive = |link: &Arc<Link>| !link.lock().ended;
+            let alive: Vec<_> = consumers
+                .iter_mut()
+                .filter_map(|(link, signalled)| Some((link.upgrade().filter(is_alive)?, signalled)))
+                .collect();
+            if alive.is_empty() {
                 // Ends the process, unless the signal is one that does not.
                 let _ = emulate_default_handler(signal);
-            } else if stopping {
+            }
+            if alive.iter().any(|(_, signalled)| **signalled) {
                 process::exit(128 + signal);
             }
-            stopping = true;
-            for consumer in consumers {
+            for (consumer, signalled) in alive {
+                *signalled = true;
                 consumer.stop();
             }
             log::info!("signal {signal}: stopping after the batch in hand; another one exits at once");

@@ -13,8 +13,9 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(super) struct TopicIds {
-    /// Kept when partitions go away: a topic may be made anew right then.
-    known: HashMap<String, TopicId>,
+    /// All ids that a topic had. Kept when partitions go away, since a topic may be made anew right then; and the old
+    /// ones, since a broker may be behind.
+    known: HashMap<String, Vec<TopicId>>,
     /// When it was asked last, or answered.
     at: Option<Instant>,
     asked: bool,
@@ -35,13 +36,17 @@ impl TopicIds {
         self.at = None;
     }
 
-    /// Takes the answer, and returns the topics whose id is another than before.
+    /// Takes the answer, and returns the topics whose id is a new one.
     pub(super) fn answered(&mut self, ids: Vec<(String, TopicId)>, now: Instant) -> Vec<String> {
         self.asked = false;
         self.at = Some(now);
         let is_other = |(topic, id): (String, TopicId)| {
-            let before = self.known.insert(topic.clone(), id);
-            before.is_some_and(|before| before != id).then_some(topic)
+            let known = self.known.entry(topic.clone()).or_default();
+            let is_other = !known.is_empty() && !known.contains(&id);
+            if !known.contains(&id) {
+                known.push(id);
+            }
+            is_other.then_some(topic)
         };
         ids.into_iter().filter_map(is_other).collect()
     }
@@ -63,6 +68,7 @@ mod tests {
         assert_eq!(ids.answered(answer(2), start), ["t"]);
         assert!(ids.answered(Vec::new(), start).is_empty(), "no answer, no news");
         assert!(ids.answered(answer(2), start).is_empty());
+        assert!(ids.answered(answer(1), start).is_empty(), "a broker that is behind");
         ids.hurry();
         assert!(ids.is_due(start));
     }

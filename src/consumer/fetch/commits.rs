@@ -27,7 +27,8 @@ impl Fetch {
             if state.ledger.in_flight().is_none() && !state.ledger.has_committable() {
                 return Ok(());
             }
-            if Instant::now() >= deadline {
+            // A client that is beyond use commits nothing more.
+            if Instant::now() >= deadline || state.fatal.is_some() {
                 return Err(not_committed(&state.ledger, state.commit_error.as_deref()));
             }
             drop(state);
@@ -40,6 +41,7 @@ impl Fetch {
         if self.commit_not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
+        self.commit_not_before = None;
         let mut state = self.link.lock();
         let Some(commit) = state.ledger.take_commit() else {
             if state.ledger.in_flight().is_none() && state.confirmed < state.handled {

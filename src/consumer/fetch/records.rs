@@ -54,8 +54,10 @@ impl Fetch {
     pub(super) fn made_anew(&mut self, topic: &str) {
         log::warn!("topic {topic} was deleted and made anew: it is read from its start");
         let mut state = self.link.lock();
+        // Those too whose revocation is under way.
+        state.ledger.made_anew(topic);
         for lane in self.lanes.of_topic(topic) {
-            state.ledger.rewound(lane.id, 0);
+            state.stopped.retain(|(id, ..)| *id != lane.id);
             if let Some(epoch) = state.ledger.epoch(lane.id) {
                 lane.epoch = epoch;
             }
@@ -145,8 +147,15 @@ impl Fetch {
             let (topic, partition, offset) = (record.topic_handle(), record.partition(), record.offset());
             let known = run.filter(|run| run.topic == topic && run.partition == partition);
             let id = known.map(|run| run.id).or_else(|| lanes.find(&record.topic(), partition));
-            // Not ours any more, or read before a seek: it comes again, or to somebody else.
-            let Some(lane) = id.and_then(|id| lanes.get_mut(id)).filter(|lane| lane.seek.is_none()) else { return };
+            // Not ours any more: it comes to somebody else.
+            let Some(lane) = id.and_then(|id| lanes.get_mut(id)) else { return };
+            if let Some(target) = &mut lane.seek {
+                // Read before the seek: it comes again. It stands where a logical offset could only guess.
+                if *target < 0 {
+                    *target = offset;
+                }
+                return;
+            }
             if lane.next.is_some_and(|next| offset < next) {
                 lane.seek = Some(offset);
                 rewound.push((lane.id, offset));
@@ -173,6 +182,8 @@ impl Fetch {
         });
         if !round.is_empty() || !rewound.is_empty() {
             let mut state = link.lock();
+            // What is read on stands still no more.
+            state.stopped.retain(|(id, ..)| !round.iter().any(|(read, ..)| read == id));
             for (id, offset, leader_epoch) in round.drain(..) {
                 state.ledger.delivered(id, offset, leader_epoch);
             }
@@ -202,7 +213,10 @@ impl Fetch {
             // `auto.offset.reset=error`, or what it has there cannot be read.
             Code::AutoOffsetReset | Code::BadMessage | Code::InvalidMessage | Code::BadCompression => {
                 if let Some(id) = self.lanes.find(&topic, partition) {
-                    self.link.lock().stopped.push((id, offset, code));
+                    let mut state = self.link.lock();
+                    if !state.stopped.iter().any(|(stopped, ..)| *stopped == id) {
+                        state.stopped.push((id, offset, code));
+                    }
                     self.link.wake_caller();
                 }
             }
