@@ -25,6 +25,27 @@ pub(crate) fn guarded(run: impl FnOnce()) {
     }
 }
 
+/// What every context does with librdkafka's logs, errors and statistics.
+macro_rules! client_context {
+    ($context:ty) => {
+        impl rdkafka::client::ClientContext for $context {
+            fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
+                $crate::client::log(level, facility, text);
+            }
+
+            fn stats_raw(&self, statistics: &[u8]) {
+                $crate::client::statistics(statistics);
+            }
+
+            fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+                $crate::client::error(&error, reason);
+            }
+        }
+    };
+}
+
+pub(crate) use client_context;
+
 /// A line of librdkafka's own log.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     use RDKafkaLogLevel as Level;

@@ -36,8 +36,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::Message;
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
@@ -100,19 +98,7 @@ pub struct DeliveryContext {
     patience: Option<Duration>,
 }
 
-impl ClientContext for DeliveryContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        client::log(level, facility, text);
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        client::statistics(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        client::error(&error, reason);
-    }
-}
+client::client_context!(DeliveryContext);
 
 impl ProducerContext for DeliveryContext {
     type DeliveryOpaque = Arc<Receipt>;

@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::client;
 use crate::consumer::link::lock;
 
 /// A change of the assignment that waits for an answer.
@@ -39,19 +38,7 @@ impl Context {
     }
 }
 
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        crate::client::log(level, facility, text);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        crate::client::error(&error, reason);
-    }
-
-    fn stats_raw(&self, json: &[u8]) {
-        crate::client::statistics(json);
-    }
-}
+client::client_context!(Context);
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {

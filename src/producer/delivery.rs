@@ -7,8 +7,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
@@ -199,19 +197,7 @@ impl Context {
     }
 }
 
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        client::log(level, facility, text);
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        client::statistics(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        client::error(&error, reason);
-    }
-}
+client::client_context!(Context);
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;

@@ -161,12 +161,16 @@ impl Fetch {
     /// all but the fatal ones, and those that only another configuration can mend.
     fn client_error(&self, error: KafkaError) {
         let configured = [Code::InvalidSessionTimeout, Code::InconsistentGroupProtocol];
-        if let Some((code, reason)) = self.reader.consumer().client().fatal_error() {
-            log::error!("the consumer cannot go on: {reason}");
-            self.link.lock().fatal = Some(code);
-            self.link.wake_caller();
-        } else if let KafkaError::MessageConsumptionFatal(code) = error {
-            self.link.lock().fatal = Some(code);
+        let fatal = match (self.reader.consumer().client().fatal_error(), &error) {
+            (Some((code, reason)), _) => {
+                log::error!("the consumer cannot go on: {reason}");
+                Some(code)
+            }
+            (None, KafkaError::MessageConsumptionFatal(code)) => Some(*code),
+            _ => None,
+        };
+        if fatal.is_some() {
+            self.link.lock().fatal = fatal;
             self.link.wake_caller();
         } else if error.rdkafka_error_code().is_some_and(|code| configured.contains(&code)) {
             self.fail(error.into());
