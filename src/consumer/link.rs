@@ -80,19 +80,26 @@ impl Link {
     }
 }
 
+/// A batch that waits for a free handler. Never empty.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) arena: Arena,
+    /// It takes no more records: it has reached a limit.
+    pub(super) is_full: bool,
+    /// When its first record came.
+    pub(super) since: Instant,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) ledger: Ledger,
     /// The next batch. The fetch thread takes it away while it adds records.
-    pub(super) ready: Option<Arena>,
-    /// It takes no more records: it has reached a limit.
-    pub(super) ready_is_full: bool,
-    /// When its first record came.
-    pub(super) ready_since: Option<Instant>,
+    pub(super) ready: Option<Ready>,
     /// Emptied arenas, to be filled again.
     pub(super) spare: Vec<Arena>,
-    /// The partitions of the batch that a handler works on right now.
-    pub(super) in_hand: Vec<(PartitionId, Epoch)>,
+    /// The partitions of the batch that a handler works on right now, and since when.
+    in_hand: Vec<(PartitionId, Epoch)>,
+    pub(super) held_since: Option<Instant>,
     /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed.
     pub(super) handled: u64,
     pub(super) sent: u64,
@@ -137,6 +144,13 @@ impl State {
     pub(super) fn hold(&mut self, arena: &Arena) {
         self.in_hand.clear();
         self.in_hand.extend(arena.sources().map(|source| Ledger::from_tag(source.tag)));
+        self.held_since = Some(Instant::now());
+    }
+
+    /// The handler works on nothing any more.
+    pub(super) fn release(&mut self) {
+        self.in_hand.clear();
+        self.held_since = None;
     }
 
     /// Whether the handler works on records of a partition that is still owned as it was when it got them.

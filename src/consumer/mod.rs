@@ -28,7 +28,7 @@ pub use builder::{Commit, ConsumerBuilder};
 use crate::consumer::attempt::{Attempt, attempt};
 use crate::consumer::context::Context;
 use crate::consumer::fetch::Fetch;
-use crate::consumer::link::Link;
+use crate::consumer::link::{Link, Ready};
 use crate::envelope::BatchRef;
 use crate::error::{Error, HandlerError, Result};
 use crate::message::arena::Arena;
@@ -307,20 +307,17 @@ impl Consumer {
             if state.unconfirmed() >= max_unconfirmed {
                 idle_since = Instant::now();
             } else {
-                let since = state.ready_since.filter(|_| state.ready.is_some());
-                let due = since.map(|since| since + self.linger);
-                if due.is_some_and(|due| state.ready_is_full || due <= Instant::now()) {
-                    if let Some(mut arena) = state.ready.take() {
-                        state.ready_is_full = false;
-                        state.ready_since = None;
-                        state.hold(&arena);
-                        drop(state);
-                        // There is room for the next batch.
-                        self.link.bell.ring();
-                        arena.group();
-                        return Ok(Some(arena));
-                    }
+                let now = Instant::now();
+                let is_due = |ready: &mut Ready| ready.is_full || ready.since + self.linger <= now;
+                if let Some(Ready { mut arena, .. }) = state.ready.take_if(is_due) {
+                    state.hold(&arena);
+                    drop(state);
+                    // There is room for the next batch.
+                    self.link.bell.ring();
+                    arena.group();
+                    return Ok(Some(arena));
                 }
+                let due = state.ready.as_ref().map(|ready| ready.since + self.linger);
                 let idle = self.idle_timeout.map(|timeout| idle_since + timeout);
                 if due.is_none() && idle.is_some_and(|idle| idle <= Instant::now()) {
                     return Ok(None);
@@ -343,7 +340,7 @@ impl Consumer {
             state.unconfirmed_losses += 1;
         }
         state.complete(&arena, done);
-        state.in_hand.clear();
+        state.release();
         if done > 0 {
             state.handled += 1;
         }

@@ -231,15 +231,11 @@ impl Fetch {
         let keep = |source: &Source| !ids.contains(&Ledger::from_tag(source.tag).0);
         self.carry.retain(keep);
         let mut state = self.link.lock();
-        if let Some(arena) = &mut state.ready {
-            arena.retain(keep);
-            if arena.is_empty() {
-                state.ready_is_full = false;
-                state.ready_since = None;
-                if let Some(arena) = state.ready.take() {
-                    state.recycle(arena);
-                }
-            }
+        if let Some(ready) = &mut state.ready {
+            ready.arena.retain(keep);
+        }
+        if let Some(ready) = state.ready.take_if(|ready| ready.arena.is_empty()) {
+            state.recycle(ready.arena);
         }
     }
 

@@ -13,6 +13,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::consumer::fetch::Fetch;
 use crate::consumer::ledger::{Ledger, PartitionId};
+use crate::consumer::link::Ready;
 use crate::message::arena::{Arena, NewRecord, Source, encode_header};
 use crate::native::Taken;
 
@@ -87,10 +88,11 @@ impl Fetch {
     pub(super) fn take(&mut self) {
         let (mut arena, since) = {
             let mut state = self.link.lock();
-            if state.ready_is_full {
-                return;
+            match state.ready.take_if(|ready| !ready.is_full) {
+                Some(ready) => (ready.arena, Some(ready.since)),
+                None if state.ready.is_some() => return,
+                None => (state.spare.pop().unwrap_or_default(), None),
             }
-            (state.ready.take().or_else(|| state.spare.pop()).unwrap_or_default(), state.ready_since.take())
         };
         let (most_records, most_bytes) = (self.options.batch_size, self.options.batch_bytes);
         arena.refill(&mut self.carry, |records, bytes| records <= most_records && bytes <= most_bytes);
@@ -109,9 +111,7 @@ impl Fetch {
         if arena.is_empty() {
             state.recycle(arena);
         } else {
-            state.ready = Some(arena);
-            state.ready_is_full = is_full;
-            state.ready_since = Some(since.unwrap_or_else(Instant::now));
+            state.ready = Some(Ready { arena, is_full, since: since.unwrap_or_else(Instant::now) });
             self.link.wake_caller();
         }
         drop(state);
