@@ -29,6 +29,7 @@
 mod builder;
 mod delivery;
 mod flusher;
+mod raw;
 #[cfg(test)]
 mod tests;
 mod threads;
@@ -41,14 +42,13 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::producer::{BaseProducer, Producer as _};
 use serde::Serialize;
 
 use crate::client;
 use crate::envelope::pack_into;
 use crate::error::{Error, Result};
-use crate::message::{Message, NewHeader, Oversize, wire_size};
+use crate::message::{Message, Oversize, wire_size};
 use crate::native;
 use crate::settings::check;
 use delivery::{Context, Entry, Failure, Tracker, is_full, not_delivered};
@@ -57,6 +57,7 @@ use threads::Threads;
 
 pub use builder::ProducerBuilder;
 pub use delivery::{Delivery, Pending, Report};
+pub(crate) use raw::RawRecord;
 
 /// How long the last clone of a [`Producer`] waits at its end for what is still on its way.
 pub const FLUSH_ON_DROP: Duration = Duration::from_secs(5);
@@ -150,8 +151,27 @@ impl Producer {
     pub fn send<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Pending> {
         let one = std::slice::from_ref(message);
         let Submitted { tracker, .. } = self.inner.submit(topic, one, Oversize::Refuse)?;
-        let context = Arc::clone(self.inner.client.context());
-        Ok(Pending::new(tracker, context, Arc::downgrade(&self.inner)))
+        Ok(self.pending(tracker))
+    }
+
+    /// Hands a record to the client as it is and returns. Waits only while the queue is full. What is too large
+    /// [`Pending::wait`] says.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for dead letters"))]
+    pub(crate) fn send_raw<'a, H>(&self, record: RawRecord<'a, H>) -> Result<Pending>
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+    {
+        check::topic(record.topic)?;
+        self.inner.usable()?;
+        let tracker = Tracker::new(1);
+        if let Err(error) = self.inner.enqueue(record, Entry::new(&tracker, 0)) {
+            let _ = tracker.settle(0, Err(Failure::not_sent(error)));
+        }
+        Ok(self.pending(tracker))
+    }
+
+    fn pending(&self, tracker: Arc<Tracker>) -> Pending {
+        Pending::new(tracker, Arc::clone(self.inner.client.context()), Arc::downgrade(&self.inner))
     }
 
     /// Waits until every message that was sent by any clone has its delivery report, good or bad.
@@ -209,6 +229,24 @@ struct Written {
     timestamp: Option<i64>,
 }
 
+impl Written {
+    fn record<'a, T>(
+        &self,
+        topic: &'a str,
+        message: &'a Message<T>,
+        buffer: &'a [u8],
+    ) -> RawRecord<'a, impl Iterator<Item = (&'a str, Option<&'a [u8]>)>> {
+        RawRecord {
+            topic,
+            partition: self.partition,
+            key: message.key(),
+            value: buffer.get(self.value.clone()),
+            headers: message.headers().iter().map(raw::header),
+            timestamp: self.timestamp,
+        }
+    }
+}
+
 impl Inner {
     /// Asked of librdkafka itself: its event comes after the reports of records that failed of it.
     fn is_fatal(&self) -> bool {
@@ -234,7 +272,7 @@ impl Inner {
             let mut given_up = None;
             for (index, one) in written.iter().enumerate() {
                 let sent = match &given_up {
-                    None => self.enqueue(topic, &messages[one.place], one, buffer, Entry::new(&tracker, index)),
+                    None => self.enqueue(one.record(topic, &messages[one.place], buffer), Entry::new(&tracker, index)),
                     Some(error) => Err(KafkaError::clone(error)),
                 };
                 if let Err(error) = sent {
@@ -287,21 +325,11 @@ impl Inner {
     }
 
     /// Gives one record to librdkafka, which copies it. Waits while the queue is full.
-    fn enqueue<T>(
-        &self,
-        topic: &str,
-        message: &Message<T>,
-        written: &Written,
-        buffer: &[u8],
-        entry: Box<Entry>,
-    ) -> Result<(), KafkaError> {
-        let mut record: BaseRecord<'_, [u8], [u8], _> = BaseRecord::with_opaque_to(topic, entry);
-        record.key = message.key();
-        record.payload = buffer.get(written.value.clone());
-        record.partition = written.partition;
-        record.timestamp = written.timestamp;
-        record.headers = native_headers(message.headers());
-
+    fn enqueue<'a, H>(&self, record: RawRecord<'a, H>, entry: Box<Entry>) -> Result<(), KafkaError>
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+    {
+        let mut record = record.native(entry);
         let context = self.client.context();
         // The linger of what stands before it only keeps it waiting.
         let mut waiting = None;
@@ -352,15 +380,6 @@ impl Drop for Inner {
             });
         }
     }
-}
-
-fn native_headers(headers: &[NewHeader]) -> Option<OwnedHeaders> {
-    if headers.is_empty() {
-        return None;
-    }
-    let empty = OwnedHeaders::new_with_capacity(headers.len());
-    let insert = |all: OwnedHeaders, (key, value): &NewHeader| all.insert(Header { key, value: Some(value) });
-    Some(headers.iter().fold(empty, insert))
 }
 
 thread_local! {

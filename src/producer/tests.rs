@@ -5,6 +5,7 @@ use std::thread;
 
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Serializer;
 
@@ -25,8 +26,8 @@ fn producer(broker: &EmbeddedBroker, config: &[(&str, &str)]) -> Producer {
     Producer::builder("test", broker.bootstrap_servers()).config(config.iter().copied()).build().unwrap()
 }
 
-/// The payloads of a partition, in order: as many as its high watermark says.
-fn payloads(broker: &EmbeddedBroker, partition: i32) -> Vec<u64> {
+/// The records of a partition, in order: as many as its high watermark says.
+fn records(broker: &EmbeddedBroker, partition: i32) -> Vec<OwnedMessage> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker.bootstrap_servers()).set("group.id", "reader");
     let consumer: BaseConsumer = config.create().unwrap();
@@ -37,9 +38,14 @@ fn payloads(broker: &EmbeddedBroker, partition: i32) -> Vec<u64> {
     let mut found = Vec::new();
     while (found.len() as i64) < high - low {
         let record = consumer.poll(Duration::from_secs(10)).unwrap().unwrap();
-        found.push(unpack(record.payload().unwrap()).unwrap().payload().unwrap());
+        found.push(record.detach());
     }
     found
+}
+
+fn payloads(broker: &EmbeddedBroker, partition: i32) -> Vec<u64> {
+    let payload = |record: &OwnedMessage| unpack(record.payload().unwrap()).unwrap().payload().unwrap();
+    records(broker, partition).iter().map(payload).collect()
 }
 
 fn numbers(count: u64) -> Vec<Message<u64>> {
@@ -126,7 +132,7 @@ fn the_limit_is_exactly_librdkafkas() {
         let value = crate::pack("test", &over.payload, &over.refs).unwrap();
         let written = Written { place: 0, value: 0..value.len(), partition: None, timestamp: None };
         let entry = Entry::new(&Tracker::new(1), 0);
-        let error = producer.inner.enqueue(TOPIC, &over, &written, &value, entry).unwrap_err();
+        let error = producer.inner.enqueue(written.record(TOPIC, &over, &value), entry).unwrap_err();
         assert_eq!(error.rdkafka_error_code(), Some(ErrorCode::MessageSizeTooLarge));
     }
 }
@@ -355,4 +361,45 @@ fn threads_do_not_wait_for_each_others_records() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+#[test]
+fn a_raw_record_comes_through_as_it_is() {
+    type Parts<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, &'a [(&'a str, Option<&'a [u8]>)], i64);
+    let broker = broker(2);
+    // The limit is the broker's matter, as far as librdkafka lets it come.
+    let producer = producer(&broker, &[("message.max.bytes", "1000000000"), ("queue.buffering.max.kbytes", "1000000")]);
+    let large = vec![b'x'; 2_000_000];
+    let sent: [Parts<'_>; 4] = [
+        (
+            Some(b"k"),
+            Some(b"not json"),
+            &[("a", Some(b"1")), ("b", None), ("a", Some(b"")), ("\u{e9}", Some(b"\xff"))],
+            7,
+        ),
+        (None, None, &[("n", None)], 8),
+        (Some(b""), Some(b""), &[], 9),
+        (None, Some(&large), &[], 10),
+    ];
+    for (offset, (key, value, headers, timestamp)) in sent.into_iter().enumerate() {
+        let (partition, timestamp) = (Some(1), Some(timestamp));
+        let headers = headers.iter().copied();
+        let record = RawRecord { topic: TOPIC, partition, key, value, headers, timestamp };
+        let delivery = producer.send_raw(record).unwrap().wait().unwrap();
+        assert_eq!(delivery, Delivery { partition: 1, offset: offset as i64 });
+    }
+    for (record, (key, value, headers, timestamp)) in records(&broker, 1).iter().zip(sent) {
+        assert_eq!((record.key(), record.payload()), (key, value));
+        assert_eq!(record.timestamp().to_millis(), Some(timestamp));
+        let found: Vec<_> = record.headers().into_iter().flat_map(|all| all.iter().map(|h| (h.key, h.value))).collect();
+        assert_eq!(found, headers);
+    }
+
+    let record = |topic, partition| {
+        let headers = std::iter::empty();
+        RawRecord { topic, partition, key: None, value: None, headers, timestamp: None }
+    };
+    assert!(matches!(producer.send_raw(record("a/b", None)), Err(Error::Setting { .. })));
+    let error = producer.send_raw(record(TOPIC, Some(9))).unwrap().wait().unwrap_err();
+    assert!(matches!(error, Error::NotDelivered { total: 1, .. }), "{error}");
 }
