@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 /// A result whose error is [`Error`] unless said otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
 /// What failed, why, and where there is one: which record or batch.
 ///
@@ -102,6 +102,17 @@ pub enum Error {
         source: BoxError,
     },
 
+    /// A record was to be given up, and its dead letter could not be written. The record is not committed.
+    #[error("dead letter of {record} cannot be written to `{topic}`, so the record is kept: {source}")]
+    DeadLetter {
+        /// The record, as `topic:partition:offset:key`.
+        record: String,
+        /// The dead-letter topic.
+        topic: String,
+        /// What the producer said.
+        source: Box<Error>,
+    },
+
     /// A batch was handled, but whether its offsets are committed is not known: it may be delivered again.
     #[error("offsets of {partitions} were handled but not confirmed as committed: {reason}")]
     NotCommitted {
@@ -162,6 +173,7 @@ impl Error {
             Self::NotDelivered { failed, fatal, .. } => {
                 *fatal || failed.iter().any(|(_, e)| matches!(e.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
             }
+            Self::DeadLetter { source, .. } => source.is_fatal(),
             Self::Closed(_) => true,
             _ => false,
         }
@@ -175,6 +187,7 @@ impl Error {
             Self::Handler { .. } => true,
             // The watermark is sent again with the next commit.
             Self::NotCommitted { .. } => true,
+            Self::DeadLetter { source, .. } => source.is_retriable(),
             // Outages end. A message that is too large, or a topic that does not exist, stays so.
             Self::NotDelivered { failed, fatal, .. } => !fatal && failed.iter().all(|(_, error)| is_transient(error)),
             Self::Kafka(error) => is_transient(error),

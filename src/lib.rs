@@ -144,7 +144,9 @@ pub mod producer;
 pub mod settings;
 pub mod testing;
 
-pub use consumer::{Commit, Consumer, ConsumerBuilder, Done, Stopper, Summary};
+pub use consumer::{
+    Backoff, Commit, Consumer, ConsumerBuilder, Done, GiveUp, OnError, OnUndecodable, Stopper, Summary,
+};
 #[doc(inline)]
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result};

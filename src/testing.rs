@@ -275,7 +275,7 @@ impl Records {
         if let Some(error) = &self.error {
             return Err(Error::Encode { source: serde_json::Error::custom(error) });
         }
-        decode(&self.arena)
+        decode(&self.arena).map_err(|mut unreadable| unreadable.swap_remove(0).1)
     }
 }
 

@@ -5,52 +5,74 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Deserialize;
 
-use crate::error::{Error, HandlerError, Result};
+use crate::error::{BoxError, Error, HandlerError, Result};
 use crate::message::arena::Arena;
-use crate::message::{Batch, decode};
+use crate::message::{Batch, Unreadable, decode};
 
 /// A handler with its decoding around it.
-pub(super) type Attempt<'h> = dyn FnMut(&Arena) -> Result<(), Box<Failed>> + 'h;
+pub(super) type Attempt<'h> = dyn FnMut(&Arena) -> Result<(), Failed> + 'h;
 
-/// A batch that failed.
+/// An attempt that failed.
+#[derive(Debug)]
 pub(super) struct Failed {
-    /// So many of its records are done all the same.
+    /// So many of the records handed over are done all the same.
     pub(super) done: usize,
-    pub(super) error: Error,
+    pub(super) cause: Cause,
 }
 
-impl Failed {
-    fn new(done: usize, error: Error) -> Box<Self> {
-        Box::new(Self { done, error })
-    }
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// These of the records handed over cannot be read.
+    Unreadable(Unreadable),
+    /// The handler failed: on the record at this place among those handed over, or on all of them.
+    Handler { at: Option<usize>, source: BoxError },
 }
 
-/// Decodes what the arena holds and hands it to the handler. A panic of either is a failure.
+/// Decodes what the arena hands over and gives it to the handler. A panic of either is a failure.
 pub(super) fn attempt<'a, T: Deserialize<'a>>(
     arena: &'a Arena,
     handler: impl FnOnce(&Batch<'a, T>) -> Result<(), HandlerError>,
-) -> Result<(), Box<Failed>> {
-    let failed = |source| Error::Handler { batch: arena.reference().to_string(), source };
+) -> Result<(), Failed> {
     let attempt = || {
-        let batch = decode(arena).map_err(|error| Failed::new(0, error))?;
+        let batch = decoded(arena)?;
         if batch.is_empty() {
             return Ok(());
         }
-        handler(&batch).map_err(|error| {
-            let done = error.index().and_then(|index| batch.records_before(index)).unwrap_or(0);
-            // A record that cannot be read is what it is, also where the handler itself read it.
-            Failed::new(
-                done,
-                match error.into_inner().downcast::<Error>() {
-                    Ok(error) if matches!(*error, Error::Undecodable { .. }) => *error,
-                    Ok(error) => failed(error),
-                    Err(source) => failed(source),
-                },
-            )
-        })
+        handler(&batch).map_err(|error| refused(&batch, error, arena))
     };
-    catch_unwind(AssertUnwindSafe(attempt))
-        .unwrap_or_else(|panic| Err(Failed::new(0, failed(format!("it panicked: {}", panic_text(&*panic)).into()))))
+    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| Err(panicked(&*panic)))
+}
+
+pub(super) fn decoded<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'a, T>, Failed> {
+    decode(arena).map_err(|unreadable| Failed { done: 0, cause: Cause::Unreadable(unreadable) })
+}
+
+/// The handler answered with this.
+pub(super) fn refused<T>(batch: &Batch<'_, T>, error: HandlerError, arena: &Arena) -> Failed {
+    let at = error.index().and_then(|index| batch.records_before(index));
+    let cause = match error.into_inner().downcast::<Error>() {
+        Ok(error) => match unreadable_place(arena, &error) {
+            // It is what it is, also where the handler itself read it.
+            Some(place) => Cause::Unreadable(vec![(place, *error)]),
+            None => Cause::Handler { at, source: error },
+        },
+        Err(source) => Cause::Handler { at, source },
+    };
+    Failed { done: at.unwrap_or(0), cause }
+}
+
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> Failed {
+    let source = format!("it panicked: {}", panic_text(panic)).into();
+    Failed { done: 0, cause: Cause::Handler { at: None, source } }
+}
+
+/// The place of the record that the error says cannot be read.
+fn unreadable_place(arena: &Arena, error: &Error) -> Option<usize> {
+    let Error::Undecodable { topic, partition, offset, .. } = error else { return None };
+    arena.records().iter().position(|record| {
+        let source = arena.source(record);
+        record.offset == *offset && source.partition == *partition && *source.topic == **topic
+    })
 }
 
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consumer::context::Context;
-use crate::consumer::{Consumer, FOR_EVER, fetch};
+use crate::consumer::dead_letters::DeadLetters;
+use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
+use crate::consumer::{Consumer, FOR_EVER, desk, fetch};
 use crate::error::{Error, Result};
-use crate::settings::{Settings, check};
+use crate::settings::{Resolved, Settings, check};
 
 /// When offsets are committed. Either way only after the handler returned `Ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub struct ConsumerBuilder {
     idle_timeout: Option<Duration>,
     commit: Commit,
     drain_budget: Duration,
+    on_error: OnError,
+    on_undecodable: OnUndecodable,
+    dead_letter_topic: Option<String>,
 }
 
 impl ConsumerBuilder {
@@ -58,6 +63,9 @@ impl ConsumerBuilder {
             idle_timeout: None,
             commit: Commit::default(),
             drain_budget: Duration::from_secs(30),
+            on_error: OnError::default(),
+            on_undecodable: OnUndecodable::default(),
+            dead_letter_topic: None,
         }
     }
 
@@ -107,6 +115,30 @@ impl ConsumerBuilder {
         self
     }
 
+    /// What happens when the handler fails, [`OnError::stop`] unless set.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// What becomes of records that are no envelope or do not fit the handler's type, [`OnUndecodable::Stop`] unless
+    /// set.
+    pub fn on_undecodable(mut self, on_undecodable: OnUndecodable) -> Self {
+        self.on_undecodable = on_undecodable;
+        self
+    }
+
+    /// Where dead letters go, instead of to the record's own topic with `-dlt` after its name. Where the brokers do not
+    /// make topics by themselves, it has to exist.
+    ///
+    /// Key, value and headers are the record's own. Added are the headers of Spring Kafka's dead letters
+    /// (`kafka_dlt-original-topic`, `-partition`, `-offset`, `-timestamp`, `-consumer-group`, `kafka_dlt-exception-fqcn`,
+    /// `-message`; numbers big-endian), and `kafka_dlt-attempts`, a 32-bit number.
+    pub fn dead_letter_topic(mut self, topic: impl Into<String>) -> Self {
+        self.dead_letter_topic = Some(topic.into());
+        self
+    }
+
     /// librdkafka properties over the defaults, the properties file and the environment. Any map or list of pairs; of
     /// several calls the later wins.
     pub fn config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
@@ -138,8 +170,9 @@ impl ConsumerBuilder {
         if self.commit == (Commit::Overlapped { max_batches: 0 }) {
             return Err(Error::setting("commit", "max_batches must be at least 1"));
         }
+        self.on_error.backoff.check()?;
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
-        let settings = self.settings.client_id(&self.service).resolve(&managed)?;
+        let settings = self.settings.clone().client_id(&self.service).resolve(&managed)?;
         let max_poll_interval = Duration::from_millis(settings.effective_number("max.poll.interval.ms")?);
         if self.drain_budget >= max_poll_interval {
             return Err(Error::setting(
@@ -153,7 +186,37 @@ impl ConsumerBuilder {
             drain_budget: self.drain_budget,
             max_poll_interval,
         };
+        let dead_letters = self.dead_letters(&settings)?;
         let client = settings.create(Context::default())?;
-        Consumer::start(client, &self.topics, options, (self.linger, self.idle_timeout, self.commit))
+        let desk = desk::Options {
+            linger: self.linger,
+            idle_timeout: self.idle_timeout,
+            commit: self.commit,
+            on_error: self.on_error,
+            on_undecodable: self.on_undecodable,
+            dead_letters,
+        };
+        Consumer::start(client, &self.topics, options, desk)
+    }
+
+    /// The writer of dead letters, where there may be some.
+    fn dead_letters(&self, settings: &Resolved) -> Result<Option<DeadLetters>> {
+        let refuse = |reason: String| Err(Error::setting("dead_letter_topic", reason));
+        if self.on_error.then != GiveUp::DeadLetter && self.on_undecodable != OnUndecodable::DeadLetter {
+            return match &self.dead_letter_topic {
+                Some(_) => {
+                    refuse("nothing goes there: neither `on_error` nor `on_undecodable` says `DeadLetter`".into())
+                }
+                None => Ok(None),
+            };
+        }
+        if let Some(topic) = &self.dead_letter_topic {
+            check::topic(topic)?;
+            if self.topics.contains(topic) {
+                return refuse(format!("`{topic}` is read by this consumer: its dead letters would come back"));
+            }
+        }
+        let topic = self.dead_letter_topic.clone();
+        DeadLetters::new(&self.service, &self.brokers, &self.group, topic, settings, self.drain_budget).map(Some)
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::consumer::fetch::commits::not_committed;
 use crate::consumer::ledger::{Epoch, Ledger, PartitionId, TopicPartition};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 
 /// Wakes the fetch thread. A ring is kept until somebody waits, so none is lost. librdkafka rings it under its own
@@ -40,6 +41,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the caller's side saw in the state.
+pub(super) enum Look<R> {
+    Done(R),
+    /// Nothing yet: to look again when woken, or at that time where there is one.
+    Wait(Option<Instant>),
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Link {
     state: Mutex<State>,
@@ -57,13 +65,17 @@ impl Link {
         self.caller.notify_all();
     }
 
-    /// The caller's thread waits here for the fetch thread or [`Link::stop`]; no `until` means no end.
-    pub(super) fn wait<'a>(&self, state: MutexGuard<'a, State>, until: Option<Instant>) -> MutexGuard<'a, State> {
-        match until {
-            None => self.caller.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(until) => {
-                let timeout = until.saturating_duration_since(Instant::now());
-                self.caller.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+    /// The caller's thread waits here, looking again whenever the fetch thread or [`Link::stop`] wakes it.
+    pub(super) fn wait_for<R>(&self, mut look: impl FnMut(&mut State) -> Look<R>) -> R {
+        let mut state = self.lock();
+        loop {
+            state = match look(&mut state) {
+                Look::Done(result) => return result,
+                Look::Wait(None) => self.caller.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Look::Wait(Some(until)) => {
+                    let timeout = until.saturating_duration_since(Instant::now());
+                    self.caller.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+                }
             }
         }
     }
@@ -138,6 +150,21 @@ impl State {
     /// Batches that a crash now would repeat, besides the one in hand.
     pub(super) fn unconfirmed(&self) -> u64 {
         self.handled - self.confirmed
+    }
+
+    /// Whether everything handled is committed, or is no longer ours to commit.
+    pub(super) fn confirm_by(&self, deadline: Instant) -> Look<Result<()>> {
+        if self.unconfirmed() == 0 {
+            return Look::Done(Ok(()));
+        }
+        if self.ended {
+            return Look::Done(Err(Error::Closed("its fetch thread has ended".into())));
+        }
+        // A client that is beyond use commits nothing more.
+        if Instant::now() >= deadline || self.fatal.is_some() {
+            return Look::Done(Err(not_committed(&self.ledger, self.commit_error.as_deref())));
+        }
+        Look::Wait(Some(deadline))
     }
 
     /// Marks the batch's partitions as being worked on.

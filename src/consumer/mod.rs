@@ -6,10 +6,14 @@
 mod attempt;
 mod builder;
 mod context;
+mod dead_letters;
+mod desk;
 mod fetch;
+mod hand;
 mod lanes;
 mod ledger;
 mod link;
+mod policy;
 #[cfg(feature = "signal")]
 mod signal;
 mod topic_ids;
@@ -24,14 +28,15 @@ use rdkafka::consumer::Consumer as _;
 use serde::de::DeserializeOwned;
 
 pub use builder::{Commit, ConsumerBuilder};
+pub use policy::{Backoff, GiveUp, OnError, OnUndecodable};
 
 use crate::consumer::attempt::{Attempt, attempt};
 use crate::consumer::context::Context;
+use crate::consumer::desk::{Desk, Hold, Letter, Next};
 use crate::consumer::fetch::Fetch;
-use crate::consumer::link::{Link, Ready};
+use crate::consumer::link::Link;
 use crate::envelope::BatchRef;
 use crate::error::{Error, HandlerError, Result};
-use crate::message::arena::Arena;
 use crate::message::{Batch, RawBatch};
 use crate::native::Reader;
 
@@ -48,8 +53,12 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 pub struct Done {
     /// The topics, partitions and offsets of the batch.
     pub reference: BatchRef,
-    /// Its records, tombstones and empty values included.
+    /// Its records, tombstones, empty values and those given up included.
     pub records: usize,
+    /// Those of its records that were skipped.
+    pub skipped: usize,
+    /// Those of its records that became dead letters.
+    pub dead_lettered: usize,
     /// Whether the commit was confirmed. `false` where partitions of the batch went to another consumer first: it may
     /// get the batch again.
     pub committed: bool,
@@ -61,8 +70,12 @@ pub struct Done {
 pub struct Summary {
     /// Batches handled.
     pub batches: u64,
-    /// Their records, tombstones and empty values included.
+    /// Their records, tombstones, empty values and those given up included.
     pub records: u64,
+    /// Those of the records that were skipped: by [`GiveUp::Skip`] or [`OnUndecodable::Skip`].
+    pub skipped: u64,
+    /// Those of the records that became dead letters: by [`GiveUp::DeadLetter`] or [`OnUndecodable::DeadLetter`].
+    pub dead_lettered: u64,
 }
 
 /// Stops a consumer from anywhere, its handler included.
@@ -110,20 +123,17 @@ impl fmt::Debug for Stopper {
 /// ```
 ///
 /// # Failures
-/// The first failure ends `process` or `run` with its error, and nothing of the batch is committed but what
-/// [`HandlerError::at`] says is done. The next call hands over the same batch first, as far as its partitions are still
-/// this consumer's. A handler that panics has failed.
+/// Unless [`ConsumerBuilder::on_error`] or [`ConsumerBuilder::on_undecodable`] says otherwise, the first failure ends
+/// `process` or `run` with its error, and nothing of the batch is committed but what [`HandlerError::at`] says is done.
+/// The next call hands over the same batch first, as far as its partitions are still this consumer's. A handler that
+/// panics has failed.
 ///
 /// # End
 /// [`Consumer::close`] says what went wrong; dropping does the same within 5 seconds, and logs. With a broker that does
 /// not answer, the underlying client cannot be ended: it is left behind then, to the end of the process.
 pub struct Consumer {
     link: Arc<Link>,
-    /// A batch that failed, or what is left of it: it comes before all others.
-    failed: Option<Arena>,
-    linger: Duration,
-    idle_timeout: Option<Duration>,
-    commit: Commit,
+    desk: Desk,
     /// Two answers of the fetch thread: the last commit, and that the client has ended. None once closed.
     done: Option<Receiver<Result<()>>>,
 }
@@ -147,7 +157,7 @@ impl Consumer {
         client: rdkafka::consumer::BaseConsumer<Context>,
         topics: &[String],
         options: fetch::Options,
-        (linger, idle_timeout, commit): (Duration, Option<Duration>, Commit),
+        desk: desk::Options,
     ) -> Result<Self> {
         let link = Arc::new(Link::default());
         let bell = Arc::clone(&link);
@@ -160,7 +170,7 @@ impl Consumer {
             .name("kafka-envelope fetch".into())
             .spawn(move || fetch.run(&sender))
             .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
-        Ok(Self { link, failed: None, linger, idle_timeout, commit, done: Some(done) })
+        Ok(Self { link, desk: Desk::new(desk), done: Some(done) })
     }
 
     /// Waits for one batch, hands it to `handler`, and waits until its offsets are committed.
@@ -246,131 +256,70 @@ impl Consumer {
     }
 
     fn process_one(&mut self, attempt: &mut Attempt<'_>) -> Result<Option<Done>> {
-        let Some(arena) = self.next()? else { return Ok(None) };
+        if !self.next()? {
+            return Ok(None);
+        }
+        let reference = self.desk.reference();
         let losses = self.link.lock().unconfirmed_losses;
-        let (reference, records) = (arena.reference(), arena.len());
-        let handled = self.handle(arena, attempt);
+        self.desk.summary = Summary::default();
+        let handled = self.handle(attempt);
         // Also of the part that is done of a batch that failed.
         let confirmed = self.confirm();
-        first_of(handled, confirmed)?;
-        Ok(Some(Done { reference, records, committed: self.link.lock().unconfirmed_losses == losses }))
+        if !first_of(handled, confirmed)? {
+            return Ok(None);
+        }
+        let Summary { records, skipped, dead_lettered, .. } = self.desk.summary;
+        let committed = self.link.lock().unconfirmed_losses == losses;
+        let [records, skipped, dead_lettered] = [records, skipped, dead_lettered].map(|count| count as usize);
+        Ok(Some(Done { reference, records, skipped, dead_lettered, committed }))
     }
 
     fn run_all(&mut self, attempt: &mut Attempt<'_>) -> Result<Summary> {
-        let mut summary = Summary::default();
+        self.desk.summary = Summary::default();
         let outcome = loop {
-            let records = match self.next() {
-                Ok(Some(arena)) => {
-                    let records = arena.len() as u64;
-                    match self.handle(arena, attempt) {
-                        Ok(()) => records,
-                        Err(error) => break Err(error),
-                    }
-                }
-                Ok(None) => break Ok(()),
+            match self.next().and_then(|is_there| if is_there { self.handle(attempt) } else { Ok(false) }) {
+                Ok(true) if self.desk.confirms_each_batch() => self.confirm()?,
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
-            };
-            summary.batches += 1;
-            summary.records += records;
-            if self.commit == Commit::EachBatch {
-                self.confirm()?;
             }
         };
-        first_of(outcome, self.confirm()).map(|()| summary)
+        first_of(outcome, self.confirm())?;
+        Ok(self.desk.summary)
     }
 
-    /// The next batch, the one that failed before all others. None: stopped, or idle for too long.
-    fn next(&mut self) -> Result<Option<Arena>> {
-        let max_unconfirmed = match self.commit {
-            Commit::EachBatch => 1,
-            Commit::Overlapped { max_batches } => max_batches as u64,
-        };
-        let mut idle_since = Instant::now();
-        let mut state = self.link.lock();
+    /// Waits for records to hand over. False: stopped, or idle for too long.
+    fn next(&mut self) -> Result<bool> {
+        let Self { link, desk, .. } = self;
+        link.wait_for(|state| desk.next(link, state))
+    }
+
+    /// Hands the batch in hand over until nothing is left of it. False: stopped before that.
+    fn handle(&mut self, attempt: &mut Attempt<'_>) -> Result<bool> {
         loop {
-            if self.link.is_stopped() {
-                return Ok(None);
-            }
-            if let Some(error) = state.take_failure() {
-                return Err(error);
-            }
-            if let Some(mut arena) = self.failed.take() {
-                arena.retain(|source| state.ledger.is_current(source.tag));
-                if arena.is_empty() {
-                    state.recycle(arena);
-                } else {
-                    state.hold(&arena);
-                    return Ok(Some(arena));
+            {
+                let Self { link, desk, .. } = self;
+                let _hold = Hold(link);
+                let outcome = attempt(desk.handed());
+                let mut next = desk.settle(link, outcome)?;
+                if let Next::Bury(letters) = next {
+                    let wait = |letter: Letter| (letter.place, letter.pending.wait());
+                    next = desk.buried(link, letters.into_iter().map(wait).collect())?;
+                }
+                if matches!(next, Next::Finished) {
+                    return Ok(true);
                 }
             }
-            let mut until = None;
-            if state.unconfirmed() >= max_unconfirmed {
-                idle_since = Instant::now();
-            } else {
-                let now = Instant::now();
-                let is_due = |ready: &mut Ready| ready.is_full || ready.since + self.linger <= now;
-                if let Some(Ready { mut arena, .. }) = state.ready.take_if(is_due) {
-                    state.hold(&arena);
-                    drop(state);
-                    // There is room for the next batch.
-                    self.link.bell.ring();
-                    arena.group();
-                    return Ok(Some(arena));
-                }
-                let due = state.ready.as_ref().map(|ready| ready.since + self.linger);
-                let idle = self.idle_timeout.map(|timeout| idle_since + timeout);
-                if due.is_none() && idle.is_some_and(|idle| idle <= Instant::now()) {
-                    return Ok(None);
-                }
-                until = due.or(idle);
+            if !self.next()? {
+                return Ok(false);
             }
-            state = self.link.wait(state, until);
         }
-    }
-
-    fn handle(&mut self, mut arena: Arena, attempt: &mut Attempt<'_>) -> Result<()> {
-        let outcome = attempt(&arena);
-        let mut state = self.link.lock();
-        let done = match &outcome {
-            Ok(()) => arena.len(),
-            Err(failed) => failed.done,
-        };
-        if arena.sources().any(|source| !state.ledger.is_current(source.tag)) {
-            // What it says of a partition that went away meanwhile counts for nothing.
-            state.unconfirmed_losses += 1;
-        }
-        state.complete(&arena, done);
-        state.release();
-        if done > 0 {
-            state.handled += 1;
-        }
-        if outcome.is_ok() {
-            state.recycle(arena);
-        } else {
-            arena.advance(done);
-            self.failed = Some(arena);
-        }
-        drop(state);
-        // There is something to commit, and perhaps a revocation that waits for this batch.
-        self.link.bell.ring();
-        outcome.map_err(|failed| failed.error)
     }
 
     /// Waits until everything handled is committed, or is no longer ours to commit.
     fn confirm(&self) -> Result<()> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
-        let mut state = self.link.lock();
-        while state.unconfirmed() > 0 {
-            if state.ended {
-                return Err(Error::Closed("its fetch thread has ended".into()));
-            }
-            // A client that is beyond use commits nothing more.
-            if Instant::now() >= deadline || state.fatal.is_some() {
-                return Err(fetch::commits::not_committed(&state.ledger, state.commit_error.as_deref()));
-            }
-            state = self.link.wait(state, Some(deadline));
-        }
-        Ok(())
+        self.link.wait_for(|state| state.confirm_by(deadline))
     }
 
     fn end(&mut self, timeout: Duration) -> Result<()> {
@@ -410,12 +359,12 @@ fn left_behind(timeout: Duration) -> Error {
 }
 
 /// What went wrong first; what went wrong because of it is logged.
-fn first_of(handled: Result<()>, confirmed: Result<()>) -> Result<()> {
+fn first_of<T>(handled: Result<T>, confirmed: Result<()>) -> Result<T> {
     match (handled, confirmed) {
         (Err(error), Err(other)) => {
             log::warn!("after a failure, {other}");
             Err(error)
         }
-        (handled, confirmed) => handled.and(confirmed),
+        (handled, confirmed) => confirmed.and(handled),
     }
 }

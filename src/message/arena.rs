@@ -31,6 +31,8 @@ pub(crate) struct Record {
     pub(crate) offset: i64,
     /// Milliseconds since 1970, negative for none.
     timestamp: i64,
+    /// How often a handler failed on it.
+    pub(crate) failures: u32,
 }
 
 /// A record as it is put in. Headers come already encoded, see [`encode_header`].
@@ -48,8 +50,10 @@ pub(crate) struct Arena {
     bytes: Vec<u8>,
     records: Vec<Record>,
     sources: Vec<Source>,
-    /// The records before this one are done, after a handler's partial success.
+    /// The records before this one are done.
     from: usize,
+    /// The records from this one on are not handed over yet. None: all are.
+    until: Option<usize>,
 }
 
 /// Appends a header in the form that [`Headers`](super::Headers) reads.
@@ -74,17 +78,44 @@ pub(crate) fn decode_header(bytes: &[u8]) -> Option<(&str, Option<&[u8]>, &[u8])
 }
 
 impl Arena {
-    /// The records that are still to be handled.
+    /// The records to be handed over: what is left of the batch, or the first part of that.
     pub(crate) fn records(&self) -> &[Record] {
-        &self.records[self.from..]
+        &self.records[self.from..self.until.unwrap_or(self.records.len())]
     }
 
+    /// Whether nothing is left of the batch.
     pub(crate) fn is_empty(&self) -> bool {
-        self.records().is_empty()
+        self.len() == 0
     }
 
+    /// How many records are left of the batch.
     pub(crate) fn len(&self) -> usize {
-        self.records().len()
+        self.records.len() - self.from
+    }
+
+    /// Only so many of the records that are left are handed over; none: all of them.
+    pub(crate) fn narrow(&mut self, count: Option<usize>) {
+        self.until = count.map(|count| (self.from + count).min(self.records.len()));
+    }
+
+    /// A handler failed on these of the records handed over.
+    pub(crate) fn blame(&mut self, records: Range<usize>) {
+        for record in &mut self.records[self.from..][records] {
+            record.failures = record.failures.saturating_add(1);
+        }
+    }
+
+    /// Which attempt it is to hand these records over, 1 for the first: that of the record which failed most.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.records().iter().map(|record| record.failures).max().unwrap_or(0).saturating_add(1)
+    }
+
+    /// Takes out single records of those handed over, by their places in ascending order.
+    pub(crate) fn remove(&mut self, places: &[usize]) {
+        for place in places.iter().rev() {
+            self.records.remove(self.from + place);
+        }
+        self.until = self.until.map(|until| until - places.len());
     }
 
     /// The bytes copied in so far.
@@ -134,7 +165,8 @@ impl Arena {
         headers(&mut self.bytes);
         let headers = u32::try_from(self.bytes.len() - before).unwrap_or(0);
         let timestamp = record.timestamp.unwrap_or(-1);
-        self.records.push(Record { source, start, key, value, headers, offset: record.offset, timestamp });
+        let (offset, failures) = (record.offset, 0);
+        self.records.push(Record { source, start, key, value, headers, offset, timestamp, failures });
     }
 
     /// Moves records from the front of `other` to the end of this one, as long as `fits` says so of this one's length
@@ -162,20 +194,26 @@ impl Arena {
         }
     }
 
-    /// Drops the records of sources that `keep` refuses.
-    pub(crate) fn retain(&mut self, keep: impl Fn(&Source) -> bool) {
-        self.records.drain(..std::mem::take(&mut self.from));
-        if !self.sources.iter().all(&keep) {
-            self.records.retain(|record| keep(&self.sources[record.source as usize]));
+    /// Drops the records of sources that `keep` refuses. Answers whether there were any; then whatever is left is to be
+    /// handed over.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Source) -> bool) -> bool {
+        if self.sources.iter().all(&keep) {
+            return false;
         }
+        self.records.drain(..std::mem::take(&mut self.from));
+        let before = self.records.len();
+        self.records.retain(|record| keep(&self.sources[record.source as usize]));
+        self.until = None;
+        self.records.len() < before
     }
 
     /// The first `count` of the remaining records are done.
     pub(crate) fn advance(&mut self, count: usize) {
         self.from = (self.from + count).min(self.records.len());
+        self.until = self.until.map(|until| until.max(self.from));
     }
 
-    /// The offsets of the first `count` remaining records: a range for each run of one source. They are ranges over
+    /// The offsets of the first `count` records handed over: a range for each run of one source. They are ranges over
     /// records only: what stands between two offsets of a range belongs to no record of another batch.
     pub(crate) fn ranges(&self, count: usize) -> impl Iterator<Item = (&Source, Range<i64>)> + '_ {
         self.records()[..count].chunk_by(|one, next| one.source == next.source).filter_map(|run| {
@@ -184,9 +222,9 @@ impl Arena {
         })
     }
 
-    /// All remaining records, as `topic[partition=first:next,…],…`.
+    /// The records handed over, as `topic[partition=first:next,…],…`.
     pub(crate) fn reference(&self) -> BatchRef {
-        let ranges = self.ranges(self.len());
+        let ranges = self.ranges(self.records().len());
         BatchRef::from_ranges(ranges.map(|(from, offsets)| (&*from.topic, from.partition, offsets.start, offsets.end)))
     }
 
@@ -200,6 +238,7 @@ impl Arena {
         self.records.clear();
         self.sources.clear();
         self.from = 0;
+        self.until = None;
     }
 }
 

@@ -63,7 +63,7 @@ impl<'a, T> Received<'a, T> {
     /// The record's headers, in order.
     #[must_use]
     pub fn headers(&self) -> Headers<'a> {
-        Headers(self.arena.headers(self.record))
+        Headers::of(self.arena, self.record)
     }
 
     /// Who made this message, when and from which: `None` where the envelope says nothing, or where its history was
@@ -122,6 +122,10 @@ impl<T: fmt::Debug> fmt::Debug for Received<'_, T> {
 pub struct Headers<'a>(&'a [u8]);
 
 impl<'a> Headers<'a> {
+    pub(crate) fn of(arena: &'a Arena, record: &Record) -> Self {
+        Self(arena.headers(record))
+    }
+
     /// The headers in order. A name may come more than once; a value may be null.
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + use<'a> {
         let mut bytes = self.0;
@@ -162,6 +166,14 @@ impl<'a, T> Batch<'a, T> {
     #[must_use]
     pub fn reference(&self) -> BatchRef {
         self.arena.reference()
+    }
+
+    /// Which attempt it is to handle these records: 1, and more where the handler failed on one of them before and
+    /// [`OnError::retry`](crate::OnError::retry) hands it over again. After a run that ended with the failure it goes on
+    /// counting.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.arena.attempt()
     }
 
     /// Of the records that share an id only the last, in the order of those last ones. Records without an id all stay.
@@ -219,27 +231,41 @@ impl<T: fmt::Debug> fmt::Debug for Batch<'_, T> {
     }
 }
 
-/// Decodes what the arena holds.
+/// The records among those handed over that cannot be read, by their places in ascending order, each with its
+/// [`Error::Undecodable`].
+pub(crate) type Unreadable = Vec<(usize, Error)>;
+
+/// Decodes the records that the arena hands over.
 ///
 /// # Errors
-/// [`Error::Undecodable`] at the first record that is no envelope, whose item does not fit `T`, or whose key is not
-/// UTF-8.
-pub(crate) fn decode<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'a, T>> {
-    let mut records = Vec::with_capacity(arena.len());
-    for record in arena.records() {
+/// All records that are no envelope, whose item does not fit `T`, or whose key is not UTF-8.
+pub(crate) fn decode<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'a, T>, Unreadable> {
+    let mut records = Vec::with_capacity(arena.records().len());
+    let mut unreadable = Unreadable::new();
+    for (place, record) in arena.records().iter().enumerate() {
         let Some(value) = arena.value(record).filter(|value| !value.is_empty()) else { continue };
-        let decoded = envelope::decode(value).map_err(|source| undecodable(arena, record, source))?;
-        if arena.key(record).is_some_and(|key| str::from_utf8(key).is_err()) {
-            let source = serde_json::Error::custom("the key, which is the message's id, is not UTF-8");
-            return Err(undecodable(arena, record, source));
+        match decode_record(arena, record, value) {
+            Ok(received) => records.push(received),
+            Err(source) => unreadable.push((place, undecodable(arena, record, source))),
         }
-        let received = Received { payload: decoded.item, history: decoded.history, record, arena };
-        if decoded.truncated {
-            log::warn!("history of {} is too long and is left out", received.reference());
-        }
-        records.push(received);
     }
-    Ok(Batch { records, arena })
+    if unreadable.is_empty() { Ok(Batch { records, arena }) } else { Err(unreadable) }
+}
+
+fn decode_record<'a, T: Deserialize<'a>>(
+    arena: &'a Arena,
+    record: &'a Record,
+    value: &'a [u8],
+) -> Result<Received<'a, T>, serde_json::Error> {
+    let decoded = envelope::decode(value)?;
+    if arena.key(record).is_some_and(|key| str::from_utf8(key).is_err()) {
+        return Err(serde_json::Error::custom("the key, which is the message's id, is not UTF-8"));
+    }
+    let received = Received { payload: decoded.item, history: decoded.history, record, arena };
+    if decoded.truncated {
+        log::warn!("history of {} is too long and is left out", received.reference());
+    }
+    Ok(received)
 }
 
 fn undecodable(arena: &Arena, record: &Record, source: serde_json::Error) -> Error {

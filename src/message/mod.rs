@@ -7,5 +7,5 @@ mod outgoing;
 pub use batch::{Batch, Headers, RawBatch, Received};
 pub use outgoing::{Message, Oversize};
 
-pub(crate) use batch::{decode, excerpt};
+pub(crate) use batch::{Unreadable, decode, excerpt};
 pub(crate) use outgoing::{NewHeader, wire_size};

@@ -156,7 +156,6 @@ impl Producer {
 
     /// Hands a record to the client as it is and returns. Waits only while the queue is full. What is too large
     /// [`Pending::wait`] says.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for dead letters"))]
     pub(crate) fn send_raw<'a, H>(&self, record: RawRecord<'a, H>) -> Result<Pending>
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,

@@ -58,6 +58,21 @@ pub(super) fn shown(key: &str) -> &str {
     if (1..=80).contains(&key.len()) && key.bytes().all(plain) { key } else { "(not a property name)" }
 }
 
+/// With what the names of those properties start that decide how a client reaches its brokers, whatever it does there.
+pub(super) const CONNECTION: [&str; 11] = [
+    "broker.address.",
+    "client.dns.",
+    "connections.",
+    "enable.sasl.",
+    "enable.ssl.",
+    "https.",
+    "reconnect.",
+    "sasl.",
+    "security.",
+    "socket.",
+    "ssl.",
+];
+
 #[cfg(test)]
 mod tests {
     use rdkafka::ClientConfig;

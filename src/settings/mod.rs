@@ -326,6 +326,12 @@ impl Resolved {
         self.0.create_with_context(context).map_err(not_created)
     }
 
+    /// What decides how the client reaches its brokers, so that another client can do the same.
+    pub(crate) fn connection(&self) -> impl Iterator<Item = (&str, &str)> {
+        let is_about_it = |key: &str| keys::CONNECTION.iter().any(|prefix| key.starts_with(prefix));
+        self.0.config_map().into_iter().filter(move |(key, _)| is_about_it(key))
+    }
+
     /// The value in force, librdkafka's own default included, under any of the property's names.
     pub(crate) fn effective(&self, key: &str) -> Result<String> {
         self.0.create_native_config().and_then(|native| native.get(key)).map_err(not_created)
