@@ -52,6 +52,8 @@ pub(super) enum Look<R> {
 pub(super) struct Link {
     state: Mutex<State>,
     caller: Condvar,
+    #[cfg(feature = "tokio")]
+    task: tokio::sync::Notify,
     pub(super) bell: Bell,
     stopped: AtomicBool,
 }
@@ -63,6 +65,8 @@ impl Link {
 
     pub(super) fn wake_caller(&self) {
         self.caller.notify_all();
+        #[cfg(feature = "tokio")]
+        self.task.notify_one();
     }
 
     /// The caller's thread waits here, looking again whenever the fetch thread or [`Link::stop`] wakes it.
@@ -75,6 +79,21 @@ impl Link {
                 Look::Wait(Some(until)) => {
                     let timeout = until.saturating_duration_since(Instant::now());
                     self.caller.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+                }
+            }
+        }
+    }
+
+    /// The same for a caller that is a task. A wake while nobody waits is kept.
+    #[cfg(feature = "tokio")]
+    pub(super) async fn wait_for_async<R>(&self, mut look: impl FnMut(&mut State) -> Look<R>) -> R {
+        loop {
+            let seen = look(&mut self.lock());
+            match seen {
+                Look::Done(result) => return result,
+                Look::Wait(None) => self.task.notified().await,
+                Look::Wait(Some(until)) => {
+                    let _ = tokio::time::timeout_at(until.into(), self.task.notified()).await;
                 }
             }
         }

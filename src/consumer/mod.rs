@@ -14,6 +14,8 @@ mod lanes;
 mod ledger;
 mod link;
 mod policy;
+#[cfg(feature = "tokio")]
+mod run_async;
 #[cfg(feature = "signal")]
 mod signal;
 mod topic_ids;

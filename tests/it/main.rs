@@ -15,6 +15,7 @@ mod group;
 mod low_level;
 mod producer;
 mod quickstart;
+mod run_async;
 mod stop;
 mod support;
 mod topics;

@@ -1,0 +1,182 @@
+//! Handlers that are async: the same engine, driven by a task instead of a thread.
+
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use serde::de::DeserializeOwned;
+
+use crate::consumer::attempt::{Failed, decoded, panicked, refused};
+use crate::consumer::desk::{Hold, Next};
+use crate::consumer::{COMMIT_DEADLINE, Consumer, Summary, first_of};
+use crate::error::{HandlerError, Result};
+use crate::message::Batch;
+use crate::message::arena::Arena;
+
+impl Consumer {
+    /// As [`Consumer::run`], with an async handler: its thread is free for other tasks while it waits. Needs tokio, with
+    /// its time driver.
+    ///
+    /// ```
+    /// # use kafka_envelope::testing::EmbeddedBroker;
+    /// use std::time::Duration;
+    ///
+    /// use kafka_envelope::{Batch, Consumer, Message, Producer};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let broker = EmbeddedBroker::start()?;
+    /// # broker.create_topic("orders", 1)?;
+    /// # let brokers = broker.bootstrap_servers().to_owned();
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # runtime.block_on(async move {
+    /// let producer = Producer::new("shop", &brokers)?;
+    /// producer.send("orders", &Message::new(3u32))?.await?;
+    ///
+    /// let mut consumer = Consumer::builder("billing", &brokers, "billing-group").topics(["orders"]).build()?;
+    /// let stopper = consumer.stopper();
+    /// // `move`: a closure that captures by reference cannot be spawned.
+    /// let service = async move |batch: &Batch<u32>| {
+    ///     for order in batch.iter() {
+    ///         tokio::time::sleep(Duration::from_millis(order.payload.into())).await;
+    ///     }
+    ///     stopper.stop();
+    ///     Ok(())
+    /// };
+    /// let summary = consumer.run_async(service).await?;
+    /// assert_eq!(summary.records, 1);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Cancellation
+    /// Dropping the future drops the handler's where it stands, and commits nothing of its batch; the next run hands it
+    /// over first. To end a run after the batch in hand, use [`Consumer::stopper`] or [`Consumer::run_async_until`].
+    ///
+    /// The consumer's own end blocks: [`Consumer::close`] belongs on a thread that may, as
+    /// `tokio::task::spawn_blocking` has them, and so does dropping it.
+    ///
+    /// # Errors
+    /// As [`Consumer::process`].
+    pub async fn run_async<T, F>(&mut self, mut handler: F) -> Result<Summary>
+    where
+        T: DeserializeOwned,
+        F: AsyncFnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
+    {
+        self.desk.summary = Summary::default();
+        let outcome = loop {
+            let handled = match self.next_async().await {
+                Ok(true) => self.handle_async(&mut handler).await,
+                other => other,
+            };
+            match handled {
+                Ok(true) if self.desk.confirms_each_batch() => self.confirm_async().await?,
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+            yield_now().await;
+        };
+        first_of(outcome, self.confirm_async().await)?;
+        Ok(self.desk.summary)
+    }
+
+    /// As [`Consumer::run_async`], until `shutdown` is ready: then the batch in hand is finished and committed. For good,
+    /// as [`Stopper::stop`](crate::Stopper::stop).
+    ///
+    /// # Errors
+    /// As [`Consumer::process`].
+    pub async fn run_async_until<T, F>(&mut self, handler: F, shutdown: impl Future<Output = ()>) -> Result<Summary>
+    where
+        T: DeserializeOwned,
+        F: AsyncFnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
+    {
+        let stopper = self.stopper();
+        let mut run = pin!(self.run_async(handler));
+        let mut shutdown = pin!(Some(shutdown));
+        poll_fn(|task| {
+            if shutdown.as_mut().as_pin_mut().is_some_and(|shutdown| shutdown.poll(task).is_ready()) {
+                shutdown.set(None);
+                stopper.stop();
+            }
+            run.as_mut().poll(task)
+        })
+        .await
+    }
+
+    async fn next_async(&mut self) -> Result<bool> {
+        let Self { link, desk, .. } = self;
+        link.wait_for_async(|state| desk.next(link, state)).await
+    }
+
+    /// As [`Consumer::handle`].
+    async fn handle_async<T, F>(&mut self, handler: &mut F) -> Result<bool>
+    where
+        T: DeserializeOwned,
+        F: AsyncFnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
+    {
+        loop {
+            {
+                let Self { link, desk, .. } = self;
+                let _hold = Hold(link);
+                let outcome = attempt_async(desk.handed(), handler).await;
+                let mut next = desk.settle(link, outcome)?;
+                if let Next::Bury(letters) = next {
+                    let mut outcomes = Vec::with_capacity(letters.len());
+                    for letter in letters {
+                        outcomes.push((letter.place, letter.pending.await));
+                    }
+                    next = desk.buried(link, outcomes)?;
+                }
+                if matches!(next, Next::Finished) {
+                    return Ok(true);
+                }
+            }
+            if !self.next_async().await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    async fn confirm_async(&mut self) -> Result<()> {
+        let deadline = Instant::now() + COMMIT_DEADLINE;
+        self.link.wait_for_async(|state| state.confirm_by(deadline)).await
+    }
+}
+
+/// As [`attempt`](super::attempt::attempt).
+async fn attempt_async<T, F>(arena: &Arena, handler: &mut F) -> Result<(), Failed>
+where
+    T: DeserializeOwned,
+    F: AsyncFnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
+{
+    let batch = catch_unwind(|| decoded::<T>(arena)).unwrap_or_else(|panic| Err(panicked(&*panic)))?;
+    if batch.is_empty() {
+        return Ok(());
+    }
+    let mut handling = pin!(handler(&batch));
+    let guarded = poll_fn(|task| match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(task))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
+        Err(panic) => Poll::Ready(Err(panic)),
+    });
+    match guarded.await {
+        Ok(answer) => answer.map_err(|error| refused(&batch, error, arena)),
+        Err(panic) => Err(panicked(&*panic)),
+    }
+}
+
+/// Lets other tasks run, where batches never cease to be there.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|task| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
