@@ -124,6 +124,7 @@
 //! | feature | brings |
 //! |---|---|
 //! | `signal` | `Consumer::stop_on_signals`: SIGINT and SIGTERM |
+//! | `tokio` | `Producer::produce_async` and `Producer::produce_batch_async` |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
 //! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
 //! | `zstd` | zstd compression; gzip, lz4 and snappy are always there |

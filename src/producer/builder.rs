@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delivery::Context;
+use super::sending::Writer;
 use super::threads::Threads;
 use super::{Client, Inner, Producer};
 use crate::error::{Error, Result};
@@ -77,7 +78,8 @@ impl ProducerBuilder {
         let client: Arc<Client> = Arc::new(settings.create(Context::default())?);
         let (threads, flusher) = Threads::start(&client)?;
         let Self { service, oversize, .. } = self;
-        let inner = Inner { client, service, oversize, limit, patience, flusher, threads };
+        let writer = Writer { service, limit };
+        let inner = Inner { client, writer, oversize, patience, flusher, threads };
         Ok(Producer { inner: Arc::new(inner) })
     }
 }

@@ -115,6 +115,19 @@ impl Tracker {
         true
     }
 
+    /// The same as a future is asked.
+    fn poll(&self, task: &TaskContext<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.left == 0 {
+            return Poll::Ready(());
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(task.waker()),
+            none => *none = Some(task.waker().clone()),
+        }
+        Poll::Pending
+    }
+
     /// All outcomes. Only to be asked once they are there.
     pub(super) fn take(&self) -> Vec<Outcome> {
         let outcomes = std::mem::take(&mut self.lock().outcomes);
@@ -149,6 +162,8 @@ pub(super) struct Context {
     /// Who waits for room in the queue is woken when `outstanding` falls below this. 0: nobody waits.
     wanted: AtomicUsize,
     room: (Mutex<()>, Condvar),
+    #[cfg(feature = "tokio")]
+    async_room: tokio::sync::Notify,
 }
 
 impl Context {
@@ -171,6 +186,8 @@ impl Context {
         if left < self.wanted.load(Ordering::SeqCst) && self.wanted.swap(0, Ordering::SeqCst) > 0 {
             drop(self.room.0.lock().unwrap_or_else(PoisonError::into_inner));
             self.room.1.notify_all();
+            #[cfg(feature = "tokio")]
+            client::guarded(|| self.async_room.notify_waiters());
         }
     }
 
@@ -178,10 +195,22 @@ impl Context {
     /// request were reported, so only another try tells.
     pub(super) fn wait_for_room(&self) {
         let guard = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let slice = self.want_room();
+        drop(self.room.1.wait_timeout(guard, slice));
+    }
+
+    /// The same without blocking the thread.
+    #[cfg(feature = "tokio")]
+    pub(super) async fn room(&self) {
+        let notified = self.async_room.notified();
+        let _ = tokio::time::timeout(self.want_room(), notified).await;
+    }
+
+    /// Asks to be woken, and says how long to wait for that.
+    fn want_room(&self) -> Duration {
         let outstanding = self.outstanding();
         self.wanted.fetch_max(outstanding / 2 + 1, Ordering::SeqCst);
-        let slice = Duration::from_millis(if outstanding == 0 { 1 } else { 10 });
-        drop(self.room.1.wait_timeout(guard, slice));
+        Duration::from_millis(if outstanding == 0 { 1 } else { 10 })
     }
 
     /// A failure that nobody will ask for.
@@ -225,6 +254,38 @@ pub(super) fn not_delivered(total: usize, mut failures: Vec<(usize, Failure)>, f
     Error::NotDelivered { total, failed, possibly_persisted, fatal }
 }
 
+/// Who asks for the outcomes of a call. Dropped, it leaves the failures to the log, those to come too.
+pub(super) struct Claim {
+    tracker: Arc<Tracker>,
+    context: Arc<Context>,
+}
+
+impl Claim {
+    pub(super) fn new(tracker: &Arc<Tracker>, context: &Arc<Context>) -> Self {
+        Self { tracker: Arc::clone(tracker), context: Arc::clone(context) }
+    }
+
+    /// Whether every record is settled, else the task is woken then.
+    pub(super) fn poll(&self, task: &TaskContext<'_>) -> Poll<()> {
+        self.tracker.poll(task)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = self.tracker.lock();
+        state.abandoned = true;
+        // Dropped outside of the lock: it is foreign code.
+        let waker = state.waker.take();
+        let unclaimed: Vec<_> = state.outcomes.iter_mut().filter_map(|outcome| outcome.take()?.err()).collect();
+        drop(state);
+        drop(waker);
+        for failure in unclaimed {
+            self.context.lament(&failure);
+        }
+    }
+}
+
 /// A message on its way, from [`Producer::send`](super::Producer::send).
 ///
 /// Wait for it with [`Pending::wait`], or await it as a future. Dropping it does not take the message back: it is sent
@@ -235,14 +296,13 @@ pub(super) fn not_delivered(total: usize, mut failures: Vec<(usize, Failure)>, f
 /// It does not keep the producer alive.
 #[must_use = "the message is sent whether or not its delivery is waited for, but only this says whether it arrived"]
 pub struct Pending {
-    tracker: Arc<Tracker>,
-    context: Arc<Context>,
+    claim: Claim,
     producer: Weak<Inner>,
 }
 
 impl Pending {
-    pub(super) fn new(tracker: Arc<Tracker>, context: Arc<Context>, producer: Weak<Inner>) -> Self {
-        Self { tracker, context, producer }
+    pub(super) fn new(claim: Claim, producer: Weak<Inner>) -> Self {
+        Self { claim, producer }
     }
 
     /// Waits for the acknowledgement, at most for `delivery.timeout.ms`. Ends the wait for more messages to share a
@@ -252,20 +312,22 @@ impl Pending {
     /// [`Error::NotDelivered`] where the message was not acknowledged.
     pub fn wait(self) -> Result<Delivery> {
         match self.producer.upgrade() {
-            Some(producer) => producer.wait(&self.tracker)?,
+            Some(producer) => producer.wait(&self.claim.tracker)?,
             None => {
                 // Its end purges what is left, so the report is there or about to come.
                 let deadline = Instant::now() + FLUSH_ON_DROP + CLOSE;
-                self.tracker.wait(|| Instant::now() > deadline);
+                self.claim.tracker.wait(|| Instant::now() > deadline);
             }
         }
-        let outcome = self.tracker.take().pop().unwrap_or_else(|| Err(lost()));
-        outcome.map_err(|failure| self.error(failure))
+        self.outcome()
     }
 
-    fn error(&self, failure: Failure) -> Error {
-        let fatal = self.producer.upgrade().is_some_and(|producer| producer.is_fatal());
-        not_delivered(1, vec![(0, failure)], fatal)
+    fn outcome(&self) -> Result<Delivery> {
+        let outcome = self.claim.tracker.take().pop().unwrap_or_else(|| Err(lost()));
+        outcome.map_err(|failure| {
+            let fatal = self.producer.upgrade().is_some_and(|producer| producer.is_fatal());
+            not_delivered(1, vec![(0, failure)], fatal)
+        })
     }
 }
 
@@ -273,38 +335,13 @@ impl Future for Pending {
     type Output = Result<Delivery>;
 
     fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let mut state = self.tracker.lock();
-        if state.left > 0 {
-            match &mut state.waker {
-                Some(waker) => waker.clone_from(task.waker()),
-                none => *none = Some(task.waker().clone()),
-            }
-            return Poll::Pending;
-        }
-        let outcome = state.outcomes.pop().flatten().unwrap_or_else(|| Err(lost()));
-        drop(state);
-        Poll::Ready(outcome.map_err(|failure| self.error(failure)))
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let mut state = self.tracker.lock();
-        state.abandoned = true;
-        // Dropped outside of the lock: it is foreign code.
-        let waker = state.waker.take();
-        let unclaimed = state.outcomes.pop().flatten().and_then(Result::err);
-        drop(state);
-        drop(waker);
-        if let Some(failure) = unclaimed {
-            self.context.lament(&failure);
-        }
+        self.claim.poll(task).map(|()| self.outcome())
     }
 }
 
 impl fmt::Debug for Pending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pending").field("done", &(self.tracker.lock().left == 0)).finish_non_exhaustive()
+        f.debug_struct("Pending").field("done", &(self.claim.tracker.lock().left == 0)).finish_non_exhaustive()
     }
 }
 

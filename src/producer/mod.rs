@@ -2,7 +2,7 @@
 //!
 //! [`Producer::produce`] and [`Producer::produce_batch`] wait for the acknowledgements. [`Producer::send`] hands a
 //! message over and returns; [`Pending::wait`] tells what became of it, and [`Producer::flush`] waits for all that were
-//! sent.
+//! sent. With the feature `tokio`, `produce_async` and `produce_batch_async` wait as futures.
 //!
 //! ```
 //! use kafka_envelope::{Message, Producer, Ref};
@@ -29,30 +29,30 @@
 mod builder;
 mod delivery;
 mod flusher;
+#[cfg(feature = "tokio")]
+mod futures;
 mod raw;
+mod sending;
 #[cfg(test)]
 mod tests;
 mod threads;
 
-use std::cell::Cell;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::producer::{BaseProducer, Producer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde::Serialize;
 
 use crate::client;
-use crate::envelope::pack_into;
 use crate::error::{Error, Result};
-use crate::message::{Message, Oversize, wire_size};
+use crate::message::{Message, Oversize};
 use crate::native;
 use crate::settings::check;
-use delivery::{Context, Entry, Failure, Tracker, is_full, not_delivered};
-use flusher::Flusher;
+use delivery::{Claim, Context, Entry, Failure, Tracker, is_full, not_delivered};
+use flusher::{Flusher, Request};
+use sending::{Sending, Submitted, Writer};
 use threads::Threads;
 
 pub use builder::ProducerBuilder;
@@ -62,10 +62,9 @@ pub(crate) use raw::RawRecord;
 /// How long the last clone of a [`Producer`] waits at its end for what is still on its way.
 pub const FLUSH_ON_DROP: Duration = Duration::from_secs(5);
 
-/// A buffer that held a huge batch is given back to the allocator down to this size.
-const KEEP_BYTES: usize = 4 << 20;
-
 type Client = BaseProducer<Context>;
+
+type NativeRecord<'a> = BaseRecord<'a, [u8], [u8], Box<Entry>>;
 
 /// Sends messages to Kafka.
 ///
@@ -126,22 +125,9 @@ impl Producer {
     /// - [`Error::Kafka`], fatal: the producer is beyond use since an earlier error.
     pub fn produce_batch<T: Serialize>(&self, topic: &str, messages: &[Message<T>]) -> Result<Report> {
         let inner = &self.inner;
-        let Submitted { tracker, places, skipped } = inner.submit(topic, messages, inner.oversize)?;
-        inner.wait(&tracker)?;
-        let mut deliveries = Vec::with_capacity(places.len());
-        let mut failures = Vec::new();
-        for (place, outcome) in places.into_iter().zip(tracker.take()) {
-            match outcome {
-                Ok(delivery) => deliveries.push(delivery),
-                Err(failure) => failures.push((place, failure)),
-            }
-        }
-        if failures.is_empty() {
-            return Ok(Report { deliveries, skipped });
-        }
-        let too_large = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
-        failures.extend(skipped.into_iter().map(|place| (place, Failure::not_sent(too_large.clone()))));
-        Err(not_delivered(messages.len(), failures, inner.is_fatal()))
+        let submitted = inner.submit(topic, messages, inner.oversize)?;
+        inner.wait(&submitted.tracker)?;
+        inner.report(messages.len(), submitted)
     }
 
     /// Hands a message to the client and returns. Waits only while the queue is full.
@@ -151,7 +137,7 @@ impl Producer {
     pub fn send<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Pending> {
         let one = std::slice::from_ref(message);
         let Submitted { tracker, .. } = self.inner.submit(topic, one, Oversize::Refuse)?;
-        Ok(self.pending(tracker))
+        Ok(self.pending(Claim::new(&tracker, self.inner.client.context())))
     }
 
     /// Hands a record to the client as it is and returns. Waits only while the queue is full. What is too large
@@ -163,14 +149,14 @@ impl Producer {
         check::topic(record.topic)?;
         self.inner.usable()?;
         let tracker = Tracker::new(1);
-        if let Err(error) = self.inner.enqueue(record, Entry::new(&tracker, 0)) {
+        if let Err(error) = self.inner.enqueue(record.native(Entry::new(&tracker, 0))) {
             let _ = tracker.settle(0, Err(Failure::not_sent(error)));
         }
-        Ok(self.pending(tracker))
+        Ok(self.pending(Claim::new(&tracker, self.inner.client.context())))
     }
 
-    fn pending(&self, tracker: Arc<Tracker>) -> Pending {
-        Pending::new(tracker, Arc::clone(self.inner.client.context()), Arc::downgrade(&self.inner))
+    fn pending(&self, claim: Claim) -> Pending {
+        Pending::new(claim, Arc::downgrade(&self.inner))
     }
 
     /// Waits until every message that was sent by any clone has its delivery report, good or bad.
@@ -192,7 +178,7 @@ impl Producer {
 impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
-            .field("service", &self.inner.service)
+            .field("service", &self.inner.writer.service)
             .field("outstanding", &self.inner.client.context().outstanding())
             .finish_non_exhaustive()
     }
@@ -202,49 +188,16 @@ impl fmt::Debug for Producer {
 struct Inner {
     // The order matters: this is not the client's last owner, `threads` waits for that one.
     client: Arc<Client>,
-    service: String,
+    writer: Writer,
     oversize: Oversize,
-    /// `message.max.bytes`.
-    limit: usize,
     /// How long a full queue is waited out; none: for ever.
     patience: Option<Duration>,
     flusher: Arc<Flusher>,
     threads: Threads,
 }
 
-/// Messages that were given to librdkafka.
-struct Submitted {
-    tracker: Arc<Tracker>,
-    /// The tracker's records by their places in the batch.
-    places: Vec<usize>,
-    skipped: Vec<usize>,
-}
-
-/// A message that stands in the buffer, ready to be sent.
-struct Written {
-    place: usize,
-    value: Range<usize>,
-    partition: Option<i32>,
-    timestamp: Option<i64>,
-}
-
-impl Written {
-    fn record<'a, T>(
-        &self,
-        topic: &'a str,
-        message: &'a Message<T>,
-        buffer: &'a [u8],
-    ) -> RawRecord<'a, impl Iterator<Item = (&'a str, Option<&'a [u8]>)>> {
-        RawRecord {
-            topic,
-            partition: self.partition,
-            key: message.key(),
-            value: buffer.get(self.value.clone()),
-            headers: message.headers().iter().map(raw::header),
-            timestamp: self.timestamp,
-        }
-    }
-}
+/// Since when a record waits for room, and what ends the linger of those before it: that would only keep it waiting.
+type Waiting = Option<(Instant, Request)>;
 
 impl Inner {
     /// Asked of librdkafka itself: its event comes after the reports of records that failed of it.
@@ -255,97 +208,83 @@ impl Inner {
     fn usable(&self) -> Result<()> {
         let Some((code, reason)) = self.client.client().fatal_error() else { return Ok(()) };
         if let Some(repeated) = client::repeats(&reason) {
-            log::error!("the producer of {} is beyond use, build a new one: {code}: {reason}{repeated}", self.service);
+            log::error!(
+                "the producer of {} is beyond use, build a new one: {code}: {reason}{repeated}",
+                self.writer.service
+            );
         }
         Err(KafkaError::MessageProduction(Code::Fatal).into())
     }
 
-    /// Writes all messages, then gives all of them to librdkafka.
-    fn submit<T: Serialize>(&self, topic: &str, messages: &[Message<T>], oversize: Oversize) -> Result<Submitted> {
+    /// Writes and checks all messages of a call.
+    fn begin<'a, T: Serialize>(
+        &self,
+        topic: &'a str,
+        messages: &'a [Message<T>],
+        oversize: Oversize,
+    ) -> Result<Sending<'a, T>> {
         check::topic(topic)?;
         self.usable()?;
-        with_buffer(|buffer| {
-            let mut skipped = Vec::new();
-            let written = self.write(buffer, topic, messages, oversize, &mut skipped)?;
-            let tracker = Tracker::new(written.len());
-            let mut given_up = None;
-            for (index, one) in written.iter().enumerate() {
-                let sent = match &given_up {
-                    None => self.enqueue(one.record(topic, &messages[one.place], buffer), Entry::new(&tracker, index)),
-                    Some(error) => Err(KafkaError::clone(error)),
-                };
-                if let Err(error) = sent {
-                    if is_full(&error) {
-                        // What follows must not overtake it.
-                        given_up = Some(error.clone());
-                    }
-                    let _ = tracker.settle(index, Err(Failure::not_sent(error)));
-                }
-            }
-            let places = written.into_iter().map(|one| one.place).collect();
-            Ok(Submitted { tracker, places, skipped })
-        })
+        Sending::new(&self.writer, topic, messages, oversize)
     }
 
-    fn write<T: Serialize>(
-        &self,
-        buffer: &mut Vec<u8>,
-        topic: &str,
-        messages: &[Message<T>],
-        oversize: Oversize,
-        skipped: &mut Vec<usize>,
-    ) -> Result<Vec<Written>> {
-        let at = Utc::now();
-        let mut written = Vec::with_capacity(messages.len());
-        for (place, message) in messages.iter().enumerate() {
-            let (partition, timestamp) = (message.checked_partition()?, message.checked_timestamp()?);
-            if message.headers().iter().any(|(name, _)| name.contains('\0')) {
-                return Err(Error::setting("header", "a name contains a NUL byte"));
+    /// Writes all messages, then gives all of them to librdkafka.
+    fn submit<T: Serialize>(&self, topic: &str, messages: &[Message<T>], oversize: Oversize) -> Result<Submitted> {
+        let mut sending = self.begin(topic, messages, oversize)?;
+        while let Some(record) = sending.next() {
+            if let Err(error) = self.enqueue(record) {
+                sending.refused(error);
             }
-            let start = buffer.len();
-            pack_into(buffer, &self.service, at, &message.payload, &message.refs)?;
-            let value = start..buffer.len();
-            let bytes = wire_size(message.key(), value.len(), message.headers());
-            if bytes <= self.limit {
-                written.push(Written { place, value, partition, timestamp });
-                continue;
-            }
-            if oversize == Oversize::Refuse {
-                return Err(Error::Oversize { index: place, bytes, limit: self.limit });
-            }
-            let limit = self.limit;
-            log::error!(
-                "message {place} of a batch for {topic} is skipped: {bytes} bytes, `message.max.bytes` allows {limit}"
-            );
-            buffer.truncate(start);
-            skipped.push(place);
         }
-        Ok(written)
+        Ok(sending.submitted())
     }
 
     /// Gives one record to librdkafka, which copies it. Waits while the queue is full.
-    fn enqueue<'a, H>(&self, record: RawRecord<'a, H>, entry: Box<Entry>) -> Result<(), KafkaError>
-    where
-        H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,
-    {
-        let mut record = record.native(entry);
-        let context = self.client.context();
-        // The linger of what stands before it only keeps it waiting.
-        let mut waiting = None;
-        loop {
-            context.enqueued();
-            let Err((error, back)) = self.client.send(record) else { return Ok(()) };
-            context.settled();
-            if !is_full(&error) {
-                return Err(error);
-            }
+    fn enqueue(&self, mut record: NativeRecord<'_>) -> Result<(), KafkaError> {
+        let mut waiting = Waiting::default();
+        while let Some(back) = self.offer(record, &mut waiting)? {
             record = back;
-            let (since, _) = waiting.get_or_insert_with(|| (Instant::now(), self.flusher.request()));
-            if self.patience.is_some_and(|patience| since.elapsed() > patience) {
-                return Err(error);
-            }
-            context.wait_for_room();
+            self.client.context().wait_for_room();
         }
+        Ok(())
+    }
+
+    /// Tries once, and gives the record back while the queue is full.
+    fn offer<'a>(
+        &self,
+        record: NativeRecord<'a>,
+        waiting: &mut Waiting,
+    ) -> Result<Option<NativeRecord<'a>>, KafkaError> {
+        let context = self.client.context();
+        context.enqueued();
+        let Err((error, back)) = self.client.send(record) else { return Ok(None) };
+        context.settled();
+        if !is_full(&error) {
+            return Err(error);
+        }
+        let (since, _) = waiting.get_or_insert_with(|| (Instant::now(), self.flusher.request()));
+        if self.patience.is_some_and(|patience| since.elapsed() > patience) {
+            return Err(error);
+        }
+        Ok(Some(back))
+    }
+
+    /// What became of the messages of a call. Only to be asked once that is known.
+    fn report(&self, total: usize, Submitted { tracker, places, skipped }: Submitted) -> Result<Report> {
+        let mut deliveries = Vec::with_capacity(places.len());
+        let mut failures = Vec::new();
+        for (place, outcome) in places.into_iter().zip(tracker.take()) {
+            match outcome {
+                Ok(delivery) => deliveries.push(delivery),
+                Err(failure) => failures.push((place, failure)),
+            }
+        }
+        if failures.is_empty() {
+            return Ok(Report { deliveries, skipped });
+        }
+        let too_large = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
+        failures.extend(skipped.into_iter().map(|place| (place, Failure::not_sent(too_large.clone()))));
+        Err(not_delivered(total, failures, self.is_fatal()))
     }
 
     /// Waits until every record has its report, and ends the linger for that.
@@ -365,7 +304,10 @@ impl Drop for Inner {
             client::guarded(|| {
                 let left = self.client.context().outstanding();
                 if left > 0 {
-                    log::error!("the producer of {} ends on its own thread: {left} records are given up", self.service);
+                    log::error!(
+                        "the producer of {} ends on its own thread: {left} records are given up",
+                        self.writer.service
+                    );
                 }
             });
         } else if native::flush(self.client.client(), FLUSH_ON_DROP).is_err() {
@@ -374,24 +316,9 @@ impl Drop for Inner {
                 log::error!(
                     "the producer of {} ends with {left} records that were not acknowledged within {FLUSH_ON_DROP:?}: \
                      given up, those on their way may stand in the log all the same",
-                    self.service
+                    self.writer.service
                 );
             });
         }
     }
-}
-
-thread_local! {
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Lends this thread's buffer. A payload whose `Serialize` comes back here gets one of its own.
-fn with_buffer<R>(run: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
-    let result = run(&mut buffer);
-    buffer.clear();
-    buffer.shrink_to(KEEP_BYTES);
-    // Fails only while the thread ends.
-    let _ = BUFFER.try_with(|kept| kept.set(buffer));
-    result
 }

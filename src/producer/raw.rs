@@ -3,6 +3,7 @@
 use rdkafka::message::Header;
 use rdkafka::producer::BaseRecord;
 
+use super::NativeRecord;
 use super::delivery::Entry;
 use crate::message::NewHeader;
 
@@ -21,7 +22,7 @@ pub(crate) struct RawRecord<'a, H> {
 }
 
 impl<'a, H: Iterator<Item = (&'a str, Option<&'a [u8]>)>> RawRecord<'a, H> {
-    pub(super) fn native(self, entry: Box<Entry>) -> BaseRecord<'a, [u8], [u8], Box<Entry>> {
+    pub(super) fn native(self, entry: Box<Entry>) -> NativeRecord<'a> {
         let mut record = BaseRecord::with_opaque_to(self.topic, entry);
         record.partition = self.partition;
         record.key = self.key;

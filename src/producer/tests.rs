@@ -9,9 +9,11 @@ use rdkafka::message::{Headers as _, OwnedMessage};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde::Serializer;
 
+use super::sending::{Buffer, KEEP_BYTES};
 use super::threads::CLOSE;
 use super::*;
 use crate::envelope::unpack;
+use crate::message::wire_size;
 use crate::testing::{ApiKey, EmbeddedBroker, ErrorCode};
 
 const TOPIC: &str = "numbers";
@@ -106,7 +108,7 @@ fn what_can_never_be_sent_is_refused_before_anything_is() {
 /// A text whose envelope has exactly the size at which librdkafka takes or refuses it.
 fn text(producer: &Producer, message: &Message<String>, over: usize) -> Message<String> {
     let empty = crate::pack("test", "", &message.refs).unwrap().len();
-    let room = producer.inner.limit - wire_size(message.key(), empty, message.headers());
+    let room = producer.inner.writer.limit - wire_size(message.key(), empty, message.headers());
     let mut message = message.clone();
     message.payload = "x".repeat(room + over);
     message
@@ -129,10 +131,9 @@ fn the_limit_is_exactly_librdkafkas() {
         assert!(matches!(error, Error::Oversize { index: 0, bytes: 2001, limit: 2000 }), "{error}");
         // librdkafka itself draws the line at the same byte.
         let over = text(&producer, message, 1);
-        let value = crate::pack("test", &over.payload, &over.refs).unwrap();
-        let written = Written { place: 0, value: 0..value.len(), partition: None, timestamp: None };
-        let entry = Entry::new(&Tracker::new(1), 0);
-        let error = producer.inner.enqueue(written.record(TOPIC, &over, &value), entry).unwrap_err();
+        let unlimited = Writer { limit: usize::MAX, ..producer.inner.writer.clone() };
+        let mut sending = Sending::new(&unlimited, TOPIC, std::slice::from_ref(&over), Oversize::Refuse).unwrap();
+        let error = producer.inner.enqueue(sending.next().unwrap()).unwrap_err();
         assert_eq!(error.rdkafka_error_code(), Some(ErrorCode::MessageSizeTooLarge));
     }
 }
@@ -337,8 +338,9 @@ fn a_payload_may_use_the_producer_while_it_is_written() {
 
 #[test]
 fn a_huge_batch_does_not_stay_in_memory() {
-    with_buffer(|buffer| buffer.resize(64 << 20, 0));
-    with_buffer(|buffer| assert!(buffer.is_empty() && buffer.capacity() <= KEEP_BYTES));
+    Buffer::take().resize(64 << 20, 0);
+    let buffer = Buffer::take();
+    assert!(buffer.is_empty() && (1..=KEEP_BYTES).contains(&buffer.capacity()));
 }
 
 #[test]

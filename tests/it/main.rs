@@ -15,6 +15,8 @@ mod group;
 mod low_level;
 mod policies;
 mod producer;
+#[cfg(feature = "tokio")]
+mod producer_async;
 mod quickstart;
 mod rebalance;
 mod run_async;

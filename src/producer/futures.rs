@@ -1,0 +1,74 @@
+//! The producer's waiting calls as futures.
+
+use std::future::poll_fn;
+
+use rdkafka::error::KafkaError;
+use rdkafka::producer::Producer as _;
+use serde::Serialize;
+
+use super::delivery::{Claim, Delivery, Report};
+use super::sending::Submitted;
+use super::{Inner, NativeRecord, Producer, Waiting};
+use crate::error::Result;
+use crate::message::{Message, Oversize};
+
+impl Producer {
+    /// [`Producer::produce`] as a future, on tokio with its timer.
+    ///
+    /// The message is written and checked when the future is first polled. A full queue is waited out without blocking
+    /// the thread. Dropping the future does not take back a message that the client has: it is sent all the same, and if
+    /// it then fails, that is logged and counted ([`Producer::unclaimed_failures`]).
+    ///
+    /// # Errors
+    /// As [`Producer::produce`].
+    pub async fn produce_async<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Delivery> {
+        let one = std::slice::from_ref(message);
+        let (_, claim) = self.inner.submit_async(topic, one, Oversize::Refuse).await?;
+        let _request = self.inner.flusher.request();
+        self.pending(claim).await
+    }
+
+    /// [`Producer::produce_batch`] as a future, on tokio with its timer.
+    ///
+    /// The whole batch is written and checked when the future is first polled. A full queue is waited out without
+    /// blocking the thread. Dropping the future does not take back what the client has by then: that is sent all the
+    /// same, and what then fails is logged and counted ([`Producer::unclaimed_failures`]). What still waited for room in
+    /// the queue is not sent.
+    ///
+    /// # Errors
+    /// As [`Producer::produce_batch`].
+    pub async fn produce_batch_async<T: Serialize>(&self, topic: &str, messages: &[Message<T>]) -> Result<Report> {
+        let (submitted, claim) = self.inner.submit_async(topic, messages, self.inner.oversize).await?;
+        let _request = self.inner.flusher.request();
+        poll_fn(|task| claim.poll(task)).await;
+        self.inner.report(messages.len(), submitted)
+    }
+}
+
+impl Inner {
+    async fn submit_async<T: Serialize>(
+        &self,
+        topic: &str,
+        messages: &[Message<T>],
+        oversize: Oversize,
+    ) -> Result<(Submitted, Claim)> {
+        let mut sending = self.begin(topic, messages, oversize)?;
+        // From the first record on: the future may be dropped between two.
+        let claim = Claim::new(sending.tracker(), self.client.context());
+        while let Some(record) = sending.next() {
+            if let Err(error) = self.enqueue_async(record).await {
+                sending.refused(error);
+            }
+        }
+        Ok((sending.submitted(), claim))
+    }
+
+    async fn enqueue_async(&self, mut record: NativeRecord<'_>) -> Result<(), KafkaError> {
+        let mut waiting = Waiting::default();
+        while let Some(back) = self.offer(record, &mut waiting)? {
+            record = back;
+            self.client.context().room().await;
+        }
+        Ok(())
+    }
+}

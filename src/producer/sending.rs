@@ -1,0 +1,179 @@
+//! From the messages of a call to records that librdkafka takes.
+
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use rdkafka::error::KafkaError;
+use serde::Serialize;
+
+use super::NativeRecord;
+use super::delivery::{Entry, Failure, Tracker, is_full};
+use super::raw::{RawRecord, header};
+use crate::envelope::pack_into;
+use crate::error::{Error, Result};
+use crate::message::{Message, Oversize, wire_size};
+
+/// A buffer that held a huge batch is given back to the allocator down to this size.
+pub(super) const KEEP_BYTES: usize = 4 << 20;
+
+/// What a producer makes of every message.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    pub(super) service: String,
+    /// `message.max.bytes`.
+    pub(super) limit: usize,
+}
+
+/// A message that stands in a buffer.
+pub(crate) struct Written {
+    value: Range<usize>,
+    partition: Option<i32>,
+    timestamp: Option<i64>,
+    /// What librdkafka compares to `message.max.bytes`.
+    bytes: usize,
+}
+
+impl Writer {
+    /// Writes a message at the buffer's end, checked but for its size.
+    pub(crate) fn write<T: Serialize>(
+        &self,
+        buffer: &mut Vec<u8>,
+        at: DateTime<Utc>,
+        message: &Message<T>,
+    ) -> Result<Written> {
+        let (partition, timestamp) = (message.checked_partition()?, message.checked_timestamp()?);
+        if message.headers().iter().any(|(name, _)| name.contains('\0')) {
+            return Err(Error::setting("header", "a name contains a NUL byte"));
+        }
+        let start = buffer.len();
+        pack_into(buffer, &self.service, at, &message.payload, &message.refs)?;
+        let value = start..buffer.len();
+        let bytes = wire_size(message.key(), value.len(), message.headers());
+        Ok(Written { value, partition, timestamp, bytes })
+    }
+}
+
+/// The messages of one call, all of them written before the first is sent.
+pub(super) struct Sending<'a, T> {
+    topic: &'a str,
+    messages: &'a [Message<T>],
+    buffer: Buffer,
+    written: Vec<Written>,
+    /// How many of them were handed out.
+    taken: usize,
+    submitted: Submitted,
+}
+
+/// Messages that were given to librdkafka.
+pub(super) struct Submitted {
+    pub(super) tracker: Arc<Tracker>,
+    /// The tracker's records by their places in the batch.
+    pub(super) places: Vec<usize>,
+    pub(super) skipped: Vec<usize>,
+}
+
+impl<'a, T: Serialize> Sending<'a, T> {
+    pub(super) fn new(writer: &Writer, topic: &'a str, messages: &'a [Message<T>], oversize: Oversize) -> Result<Self> {
+        let mut buffer = Buffer::take();
+        let at = Utc::now();
+        let mut written = Vec::with_capacity(messages.len());
+        let (mut places, mut skipped) = (Vec::with_capacity(messages.len()), Vec::new());
+        for (place, message) in messages.iter().enumerate() {
+            let one = writer.write(&mut buffer, at, message)?;
+            let (bytes, limit) = (one.bytes, writer.limit);
+            if bytes <= limit {
+                written.push(one);
+                places.push(place);
+                continue;
+            }
+            if oversize == Oversize::Refuse {
+                return Err(Error::Oversize { index: place, bytes, limit });
+            }
+            log::error!(
+                "message {place} of a batch for {topic} is skipped: {bytes} bytes, `message.max.bytes` allows {limit}"
+            );
+            buffer.truncate(one.value.start);
+            skipped.push(place);
+        }
+        let submitted = Submitted { tracker: Tracker::new(written.len()), places, skipped };
+        Ok(Self { topic, messages, buffer, written, taken: 0, submitted })
+    }
+}
+
+impl<T> Sending<'_, T> {
+    /// The next record to give to librdkafka. What became of that is to be told before the next.
+    pub(super) fn next(&mut self) -> Option<NativeRecord<'_>> {
+        let index = self.taken;
+        let Written { value, partition, timestamp, .. } = self.written.get(index)?;
+        let message = self.messages.get(*self.submitted.places.get(index)?)?;
+        self.taken += 1;
+        let record = RawRecord {
+            topic: self.topic,
+            partition: *partition,
+            key: message.key(),
+            value: self.buffer.get(value.clone()),
+            headers: message.headers().iter().map(header),
+            timestamp: *timestamp,
+        };
+        Some(record.native(Entry::new(&self.submitted.tracker, index)))
+    }
+
+    /// Librdkafka did not take the record that was handed out last.
+    pub(super) fn refused(&mut self, error: KafkaError) {
+        let mut refused = self.taken - 1..self.taken;
+        if is_full(&error) {
+            // What follows must not overtake it.
+            self.taken = self.written.len();
+            refused.end = self.taken;
+        }
+        for index in refused {
+            let _ = self.submitted.tracker.settle(index, Err(Failure::not_sent(error.clone())));
+        }
+    }
+
+    pub(super) fn tracker(&self) -> &Arc<Tracker> {
+        &self.submitted.tracker
+    }
+
+    pub(super) fn submitted(self) -> Submitted {
+        self.submitted
+    }
+}
+
+thread_local! {
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// This thread's buffer, lent until the drop. A payload whose `Serialize` comes back here gets one of its own.
+pub(super) struct Buffer(Vec<u8>);
+
+impl Buffer {
+    pub(super) fn take() -> Self {
+        Self(BUFFER.try_with(Cell::take).unwrap_or_default())
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.0.clear();
+        self.0.shrink_to(KEEP_BYTES);
+        // Fails only while the thread ends.
+        let _ = BUFFER.try_with(|kept| kept.set(std::mem::take(&mut self.0)));
+    }
+}
+
+impl Deref for Buffer {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+}
