@@ -187,6 +187,7 @@ impl ConsumerBuilder {
             max_poll_interval,
         };
         let dead_letters = self.dead_letters(&settings)?;
+        let reads_committed = settings.effective("isolation.level")? == "read_committed";
         let client = settings.create(Context::default())?;
         let desk = desk::Options {
             linger: self.linger,
@@ -196,7 +197,7 @@ impl ConsumerBuilder {
             on_undecodable: self.on_undecodable,
             dead_letters,
         };
-        Consumer::start(client, &self.topics, options, desk)
+        Consumer::start(client, &self.topics, options, desk, reads_committed)
     }
 
     /// The writer of dead letters, where there may be some.

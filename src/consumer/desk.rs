@@ -8,14 +8,23 @@ use crate::consumer::attempt::{Cause, Failed};
 use crate::consumer::builder::Commit;
 use crate::consumer::dead_letters::{DeadLetters, Reason};
 use crate::consumer::hand::{Hand, Verdict};
-use crate::consumer::ledger::Ledger;
+use crate::consumer::ledger::{CommitOffset, Ledger, TopicPartition};
 use crate::consumer::link::{Link, Look, State};
-use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
+use crate::consumer::policy::{Backoff, GiveUp, OnError, OnUndecodable};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::Unreadable;
 use crate::message::arena::Arena;
 use crate::producer::{Delivery, Pending};
+
+/// The pauses after transactions that were aborted: a rebalance ends soon, an outage may not.
+const ABORTED: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    max: Duration::from_secs(5),
+    factor: 2.0,
+    jitter: 0.2,
+    attempts: u32::MAX,
+};
 
 /// What the builder says to the caller's side.
 #[derive(Debug)]
@@ -148,6 +157,46 @@ impl Desk {
         self.handed().reference()
     }
 
+    /// The offsets to commit once the records handed over are done. None where a partition of theirs went away.
+    pub(super) fn offsets(&self, state: &State) -> Option<Vec<(TopicPartition, CommitOffset)>> {
+        let arena = &self.hand.as_ref()?.arena;
+        let ledger = &state.ledger;
+        let mut offsets = Vec::new();
+        for (source, range) in arena.ranges(arena.records().len()) {
+            if !ledger.is_current(source.tag) {
+                return None;
+            }
+            let (id, epoch) = Ledger::from_tag(source.tag);
+            offsets.extend(ledger.committable_after(id, epoch, range).map(|offset| (ledger.name(id).clone(), offset)));
+        }
+        Some(offsets)
+    }
+
+    /// The records handed over are done, and a transaction has committed these offsets.
+    pub(super) fn committed(&mut self, link: &Link, offsets: &[(TopicPartition, CommitOffset)]) {
+        let Some(hand) = &mut self.hand else { return };
+        let handed = hand.arena.records().len();
+        {
+            let mut state = link.lock();
+            state.complete(&hand.arena, handed);
+            for (_, offset) in offsets {
+                state.ledger.committed(offset);
+            }
+        }
+        self.summary.records += handed as u64;
+        hand.done(handed);
+        self.go_on();
+    }
+
+    /// The records handed over come again after a pause, for no fault of the handler's.
+    pub(super) fn pause(&mut self) -> Duration {
+        let Some(hand) = &mut self.hand else { return Duration::ZERO };
+        hand.aborts += 1;
+        let pause = ABORTED.pause(hand.aborts);
+        hand.not_before = Some(Instant::now() + pause);
+        pause
+    }
+
     /// The attempt with the records handed over came to this.
     pub(super) fn settle(&mut self, link: &Link, outcome: Result<(), Failed>) -> Result<Next> {
         let Some(hand) = &mut self.hand else { return Ok(Next::Finished) };
@@ -175,6 +224,7 @@ impl Desk {
         }
     }
 
+    /// What comes now that some of the batch is done.
     fn go_on(&mut self) -> Next {
         if self.hand.as_ref().is_some_and(|hand| !hand.arena.is_empty()) {
             return Next::Again;

@@ -13,6 +13,8 @@ pub(super) struct Hand {
     suspects: usize,
     /// A pause lasts until then.
     pub(super) not_before: Option<Instant>,
+    /// How often a transaction with its records was aborted.
+    pub(super) aborts: u32,
 }
 
 /// What comes after a failure.
@@ -26,7 +28,7 @@ pub(super) enum Verdict {
 
 impl Hand {
     pub(super) fn new(arena: Arena) -> Self {
-        Self { arena, suspects: 0, not_before: None }
+        Self { arena, suspects: 0, not_before: None, aborts: 0 }
     }
 
     /// The first so many of the records handed over are done.

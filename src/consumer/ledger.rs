@@ -52,7 +52,7 @@ pub(crate) struct Commit {
     pub(crate) offsets: Vec<CommitOffset>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Partition {
     name: TopicPartition,
     epoch: Epoch,
@@ -78,6 +78,41 @@ impl Partition {
         self.leader_epochs.clear();
     }
 
+    fn completed(&mut self, epoch: Epoch, offsets: Range<i64>) {
+        if !self.owned || self.epoch != epoch || offsets.is_empty() {
+            return;
+        }
+        let runs = &mut self.uncompleted;
+        let first = runs.partition_point(|run| run.end <= offsets.start);
+        let mut index = first;
+        while let Some(run) = runs.get_mut(index).filter(|run| run.start < offsets.end) {
+            match (run.start < offsets.start, run.end > offsets.end) {
+                (false, false) => {
+                    runs.remove(index);
+                }
+                (true, false) => {
+                    run.end = offsets.start;
+                    index += 1;
+                }
+                (false, true) => {
+                    run.start = offsets.end;
+                    index += 1;
+                }
+                (true, true) => {
+                    let rest = offsets.end..run.end;
+                    run.end = offsets.start;
+                    runs.insert(index + 1, rest);
+                    break;
+                }
+            }
+        }
+        if let Some(watermark) = self.watermark() {
+            while self.leader_epochs.get(1).is_some_and(|(from, _)| *from < watermark) {
+                self.leader_epochs.pop_front();
+            }
+        }
+    }
+
     fn watermark(&self) -> Option<i64> {
         self.uncompleted.front().map(|run| run.start).or(self.next_expected)
     }
@@ -85,6 +120,12 @@ impl Partition {
     /// The watermark, where it is worth a commit.
     fn committable(&self) -> Option<i64> {
         self.watermark().filter(|&offset| self.owned && self.floor.is_some_and(|floor| offset > floor))
+    }
+
+    /// The watermark as part of a commit, where it is worth one.
+    fn commit_offset(&self, id: PartitionId) -> Option<CommitOffset> {
+        let next_offset = self.committable()?;
+        Some(CommitOffset { id, epoch: self.epoch, next_offset, leader_epoch: self.leader_epoch_before(next_offset) })
     }
 
     fn leader_epoch_before(&self, next_offset: i64) -> Option<i32> {
@@ -187,38 +228,24 @@ impl Ledger {
 
     /// All delivered records with these offsets are done. Ignored for an epoch that is over.
     pub(crate) fn completed(&mut self, id: PartitionId, epoch: Epoch, offsets: Range<i64>) {
-        let partition = self.partition_mut(id);
-        if !partition.owned || partition.epoch != epoch || offsets.is_empty() {
-            return;
+        self.partition_mut(id).completed(epoch, offsets);
+    }
+
+    /// What there would be to commit of this partition once these offsets are done. None for an epoch that is over.
+    pub(crate) fn committable_after(&self, id: PartitionId, epoch: Epoch, offsets: Range<i64>) -> Option<CommitOffset> {
+        let mut partition = self.partition(id).clone();
+        if partition.epoch != epoch {
+            return None;
         }
-        let runs = &mut partition.uncompleted;
-        let first = runs.partition_point(|run| run.end <= offsets.start);
-        let mut index = first;
-        while let Some(run) = runs.get_mut(index).filter(|run| run.start < offsets.end) {
-            match (run.start < offsets.start, run.end > offsets.end) {
-                (false, false) => {
-                    runs.remove(index);
-                }
-                (true, false) => {
-                    run.end = offsets.start;
-                    index += 1;
-                }
-                (false, true) => {
-                    run.start = offsets.end;
-                    index += 1;
-                }
-                (true, true) => {
-                    let rest = offsets.end..run.end;
-                    run.end = offsets.start;
-                    runs.insert(index + 1, rest);
-                    break;
-                }
-            }
-        }
-        if let Some(watermark) = partition.watermark() {
-            while partition.leader_epochs.get(1).is_some_and(|(from, _)| *from < watermark) {
-                partition.leader_epochs.pop_front();
-            }
+        partition.completed(epoch, offsets);
+        partition.commit_offset(id)
+    }
+
+    /// This is committed. A transaction does so without [`Ledger::take_commit`].
+    pub(crate) fn committed(&mut self, offset: &CommitOffset) {
+        let partition = self.partition_mut(offset.id);
+        if partition.owned && partition.epoch == offset.epoch {
+            partition.floor = partition.floor.max(Some(offset.next_offset));
         }
     }
 
@@ -276,11 +303,7 @@ impl Ledger {
         }
         let offsets: Vec<_> = (0u32..)
             .zip(&self.partitions)
-            .filter_map(|(index, partition)| {
-                let next_offset = partition.committable()?;
-                let leader_epoch = partition.leader_epoch_before(next_offset);
-                Some(CommitOffset { id: PartitionId(index), epoch: partition.epoch, next_offset, leader_epoch })
-            })
+            .filter_map(|(index, partition)| partition.commit_offset(PartitionId(index)))
             .collect();
         if offsets.is_empty() {
             return None;
@@ -298,9 +321,8 @@ impl Ledger {
             return false;
         };
         for offset in commit.offsets {
-            let partition = self.partition_mut(offset.id);
-            if partition.owned && partition.epoch == offset.epoch && confirmed(&partition.name) {
-                partition.floor = partition.floor.max(Some(offset.next_offset));
+            if confirmed(self.name(offset.id)) {
+                self.committed(&offset);
             }
         }
         true

@@ -1,9 +1,11 @@
 //! What the caller's thread and the fetch thread share.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::consumer::fetch::commits::not_committed;
@@ -39,6 +41,41 @@ impl Bell {
 /// A panic elsewhere must not stop the others: what these locks guard is whole between any two statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the caller's side asks of the fetch thread.
+#[derive(Debug, Default)]
+pub(super) enum Question<T> {
+    #[default]
+    None,
+    Asked,
+    Answered(T),
+}
+
+impl<T> Question<T> {
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self, Self::Asked)
+    }
+
+    /// The answer, once.
+    fn take(&mut self) -> Option<T> {
+        match std::mem::take(self) {
+            Self::Answered(answer) => Some(answer),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+/// The group, its generation and this member, which fence a transaction's offsets.
+pub(super) struct GroupMetadata(pub(super) ConsumerGroupMetadata);
+
+impl fmt::Debug for GroupMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GroupMetadata")
+    }
 }
 
 /// What the caller's side saw in the state.
@@ -99,6 +136,26 @@ impl Link {
         }
     }
 
+    pub(super) fn group_metadata(&self) -> Result<GroupMetadata> {
+        let answer = self.ask(|state| &mut state.group_metadata)?;
+        answer.ok_or_else(|| Error::Closed("librdkafka gave no group metadata".into()))
+    }
+
+    /// Nothing that was taken counts any more: all partitions start again from the group's committed offsets.
+    pub(super) fn restart_from_committed(&self) -> Result<()> {
+        self.ask(|state| &mut state.restart)
+    }
+
+    fn ask<T>(&self, question: impl Fn(&mut State) -> &mut Question<T>) -> Result<T> {
+        *question(&mut self.lock()) = Question::Asked;
+        self.bell.ring();
+        self.wait_for(|state| match question(state).take() {
+            Some(answer) => Look::Done(Ok(answer)),
+            None if state.ended => Look::Done(Err(Error::Closed("its fetch thread has ended".into()))),
+            None => Look::Wait(None),
+        })
+    }
+
     pub(super) fn stop(&self) {
         // Under the lock, so that the caller's thread cannot miss it between its look and its wait.
         let _state = self.lock();
@@ -145,6 +202,10 @@ pub(super) struct State {
     pub(super) fatal: Option<Code>,
     /// Partitions that stand still, each with its offset and why: for every call, until they go away.
     pub(super) stopped: Vec<(PartitionId, i64, Code)>,
+    /// The group as it is now.
+    pub(super) group_metadata: Question<Option<GroupMetadata>>,
+    /// To read all partitions again from the group's committed offsets.
+    pub(super) restart: Question<()>,
     /// The consumer is being closed, and has until then.
     pub(super) closing: Option<Instant>,
     /// The fetch thread does nothing any more.

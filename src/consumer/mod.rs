@@ -8,6 +8,7 @@ mod builder;
 mod context;
 mod dead_letters;
 mod desk;
+mod exactly_once;
 mod fetch;
 mod hand;
 mod lanes;
@@ -30,6 +31,8 @@ use rdkafka::consumer::Consumer as _;
 use serde::de::DeserializeOwned;
 
 pub use builder::{Commit, ConsumerBuilder};
+#[allow(unused_imports)]
+pub(crate) use exactly_once::{Outcome, Transactions};
 pub use policy::{Backoff, GiveUp, OnError, OnUndecodable};
 
 use crate::consumer::attempt::{Attempt, attempt};
@@ -136,6 +139,10 @@ impl fmt::Debug for Stopper {
 pub struct Consumer {
     link: Arc<Link>,
     desk: Desk,
+    /// Only records of committed transactions are read.
+    reads_committed: bool,
+    /// Whether the last transaction was committed is not known.
+    is_unsettled: bool,
     /// Two answers of the fetch thread: the last commit, and that the client has ended. None once closed.
     done: Option<Receiver<Result<()>>>,
 }
@@ -160,6 +167,7 @@ impl Consumer {
         topics: &[String],
         options: fetch::Options,
         desk: desk::Options,
+        reads_committed: bool,
     ) -> Result<Self> {
         let link = Arc::new(Link::default());
         let bell = Arc::clone(&link);
@@ -172,7 +180,7 @@ impl Consumer {
             .name("kafka-envelope fetch".into())
             .spawn(move || fetch.run(&sender))
             .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
-        Ok(Self { link, desk: Desk::new(desk), done: Some(done) })
+        Ok(Self { link, desk: Desk::new(desk), reads_committed, is_unsettled: false, done: Some(done) })
     }
 
     /// Waits for one batch, hands it to `handler`, and waits until its offsets are committed.
@@ -303,12 +311,8 @@ impl Consumer {
                 let Self { link, desk, .. } = self;
                 let _hold = Hold(link);
                 let outcome = attempt(desk.handed());
-                let mut next = desk.settle(link, outcome)?;
-                if let Next::Bury(letters) = next {
-                    let wait = |letter: Letter| (letter.place, letter.pending.wait());
-                    next = desk.buried(link, letters.into_iter().map(wait).collect())?;
-                }
-                if matches!(next, Next::Finished) {
+                let next = desk.settle(link, outcome)?;
+                if matches!(bury(desk, link, next)?, Next::Finished) {
                     return Ok(true);
                 }
             }
@@ -351,6 +355,13 @@ impl Drop for Consumer {
             log::warn!("on drop, {error}");
         }
     }
+}
+
+/// Waits for dead letters, where there are some to be written.
+fn bury(desk: &mut Desk, link: &Link, next: Next) -> Result<Next> {
+    let Next::Bury(letters) = next else { return Ok(next) };
+    let wait = |letter: Letter| (letter.place, letter.pending.wait());
+    desk.buried(link, letters.into_iter().map(wait).collect())
 }
 
 fn left_behind(timeout: Duration) -> Error {

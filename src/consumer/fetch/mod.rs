@@ -19,7 +19,7 @@ use crate::consumer::attempt::panic_text;
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::lanes::{Lane, Lanes};
 use crate::consumer::ledger::{Ledger, PartitionId};
-use crate::consumer::link::Link;
+use crate::consumer::link::{GroupMetadata, Link, Question};
 use crate::consumer::topic_ids::TopicIds;
 
 use crate::error::{Error, Result};
@@ -109,6 +109,7 @@ impl Fetch {
     fn turn(&mut self) {
         self.serve_events();
         self.serve_replies();
+        self.serve_caller();
         self.ask_topic_ids();
         self.take();
         self.seek();
@@ -249,8 +250,21 @@ impl Fetch {
             }
             self.link.bell.wait(left);
             // Earlier batches go on being committed meanwhile.
+            self.serve_caller();
             self.serve_replies();
             self.commit();
+        }
+    }
+
+    /// Answers what the caller's side waits for.
+    fn serve_caller(&mut self) {
+        if self.link.lock().group_metadata.is_asked() {
+            let metadata = self.reader.consumer().group_metadata().map(GroupMetadata);
+            self.link.lock().group_metadata = Question::Answered(metadata);
+            self.link.wake_caller();
+        }
+        if self.link.lock().restart.is_asked() {
+            todo!("reassign");
         }
     }
 

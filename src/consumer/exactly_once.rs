@@ -1,0 +1,113 @@
+//! Batches whose outputs and offsets are committed in one transaction: the consumer's part of it.
+
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::consumer::attempt::{Cause, Failed};
+use crate::consumer::desk::Hold;
+use crate::consumer::ledger::{CommitOffset, TopicPartition};
+use crate::consumer::{Consumer, Summary, bury, first_of};
+use crate::error::{BoxError, Error, Result};
+use crate::message::arena::Arena;
+
+/// A handler whose outputs go into transactions.
+pub(crate) trait Transactions {
+    /// Hands the records over. The outputs of an earlier attempt are forgotten.
+    fn attempt(&mut self, arena: &Arena) -> Result<(), Failed>;
+
+    /// Commits the outputs of the last attempt together with these offsets.
+    fn commit(&mut self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Outcome;
+
+    /// Makes whatever was begun before end, well or not.
+    ///
+    /// # Errors
+    /// Where that is not known to have happened.
+    fn settle(&mut self) -> Result<()>;
+}
+
+/// What became of a transaction.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Committed,
+    /// It was aborted, for no fault of the handler's: the batch is handed over again.
+    Aborted(Error),
+    /// It was aborted because of what the handler wants to send.
+    Refused(BoxError),
+    /// Nobody knows. Once [`Transactions::settle`] has brought about an end, the group's offsets tell.
+    Unknown(Error),
+    /// It can do no more.
+    Failed(Error),
+}
+
+impl Consumer {
+    /// As [`Consumer::run`], with a commit in a transaction for every attempt that succeeds.
+    pub(crate) fn run_transactions(&mut self, transactions: &mut impl Transactions) -> Result<Summary> {
+        if !self.reads_committed {
+            let reason = "has to be `read_committed`: else records of aborted transactions would be handled";
+            return Err(Error::setting("isolation.level", reason));
+        }
+        // An earlier process with the same transactional id may have left one open, which holds offsets back.
+        transactions.settle()?;
+        self.desk.summary = Summary::default();
+        let outcome = loop {
+            match self.transact(transactions) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        // What was given up is committed without a transaction.
+        first_of(outcome, self.confirm())?;
+        Ok(self.desk.summary)
+    }
+
+    /// One attempt with the records that come next. False: there are none, the consumer was stopped or idle.
+    fn transact(&mut self, transactions: &mut impl Transactions) -> Result<bool> {
+        if self.is_unsettled {
+            transactions.settle()?;
+            self.link.restart_from_committed()?;
+            self.is_unsettled = false;
+        }
+        if !self.next()? {
+            return Ok(false);
+        }
+        let Self { link, desk, is_unsettled, .. } = self;
+        let _hold = Hold(link);
+        // Asked while the records are held, and before it is known that they are still ours: if one of their partitions
+        // went away in between, the answer could be from a time when it is somebody else's.
+        let group = link.group_metadata()?;
+        let Some(offsets) = desk.offsets(&link.lock()) else { return Ok(true) };
+        // What is done of an attempt that failed has lost its outputs.
+        let mut attempt = transactions.attempt(desk.handed()).map_err(|failed| Failed { done: 0, ..failed });
+        if attempt.is_ok() {
+            match transactions.commit(&list(&offsets)?, &group.0) {
+                Outcome::Committed => desk.committed(link, &offsets),
+                Outcome::Aborted(error) => {
+                    let pause = desk.pause();
+                    log::warn!("a transaction was aborted, its batch is handled again in {pause:?}: {error}");
+                }
+                Outcome::Refused(source) => {
+                    attempt = Err(Failed { done: 0, cause: Cause::Handler { at: None, source } });
+                }
+                Outcome::Unknown(error) => {
+                    log::warn!("whether a transaction was committed the group's offsets will tell: {error}");
+                    *is_unsettled = true;
+                }
+                Outcome::Failed(error) => return Err(error),
+            }
+        }
+        if attempt.is_err() {
+            let next = desk.settle(link, attempt)?;
+            bury(desk, link, next)?;
+        }
+        Ok(true)
+    }
+}
+
+fn list(offsets: &[(TopicPartition, CommitOffset)]) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for (name, offset) in offsets {
+        list.add_partition_offset(&name.topic, name.partition, Offset::Offset(offset.next_offset))?;
+    }
+    Ok(list)
+}
