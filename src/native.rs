@@ -150,6 +150,63 @@ pub(crate) enum Reply {
     Commit(CommitReply),
     /// The topics that were asked for and exist.
     Topics(Vec<(String, TopicId)>),
+    /// Of the partitions that were asked for, those whose log's end the broker told.
+    Ends(Vec<(String, i32, i64)>),
+    /// Of the partitions that were asked for, those of which the broker told the committed offset, or that there is none.
+    Committed {
+        /// As it was given to [`Reader::ask_committed`].
+        round: u64,
+        offsets: Vec<(String, i32, Option<i64>)>,
+    },
+}
+
+/// How long a question about offsets may stay without an answer.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A list of partitions that goes back to librdkafka on drop.
+struct Partitions(*mut rd::rd_kafka_topic_partition_list_t);
+
+impl Partitions {
+    fn new<'a>(partitions: impl Iterator<Item = (&'a str, i32, i64)>) -> Self {
+        // SAFETY: the list is ours; the entry it gives is written before anything else is added.
+        unsafe {
+            let list = rd::rd_kafka_topic_partition_list_new(0);
+            for (topic, partition, offset) in partitions {
+                let Ok(topic) = CString::new(topic) else { continue };
+                let entry = rd::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), partition);
+                (*entry).offset = offset;
+            }
+            Self(list)
+        }
+    }
+}
+
+impl Drop for Partitions {
+    fn drop(&mut self) {
+        // SAFETY: ours, and given back once.
+        unsafe { rd::rd_kafka_topic_partition_list_destroy(self.0) }
+    }
+}
+
+/// Options of an admin request, which go back to librdkafka on drop.
+struct AdminOptions(*mut rd::rd_kafka_AdminOptions_t);
+
+impl AdminOptions {
+    fn new<C: ConsumerContext>(client: &Client<C>, operation: rd::rd_kafka_admin_op_t) -> Self {
+        // SAFETY: the client lives. A refused timeout leaves the default, of which no text is asked for.
+        unsafe {
+            let options = rd::rd_kafka_AdminOptions_new(client.native_ptr(), operation);
+            rd::rd_kafka_AdminOptions_set_request_timeout(options, millis(QUESTION_TIMEOUT), ptr::null_mut(), 0);
+            Self(options)
+        }
+    }
+}
+
+impl Drop for AdminOptions {
+    fn drop(&mut self) {
+        // SAFETY: ours, and given back once.
+        unsafe { rd::rd_kafka_AdminOptions_destroy(self.0) }
+    }
 }
 
 /// A consumer with a queue of its own for records, and one for answers to commits and questions.
@@ -266,6 +323,68 @@ impl<C: ConsumerContext> Reader<C> {
         }
     }
 
+    /// Asks for the ends of these partitions' logs: with `committed_only` as far as transactions are decided. The answer
+    /// comes by [`Reader::reply`], without those that could not be told.
+    pub(crate) fn ask_ends<'a>(&self, partitions: impl Iterator<Item = (&'a str, i32)>, committed_only: bool) {
+        use rd::rd_kafka_IsolationLevel_t as Level;
+        let latest = rd::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64;
+        let partitions = Partitions::new(partitions.map(|(topic, partition)| (topic, partition, latest)));
+        let level = match committed_only {
+            true => Level::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+            false => Level::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+        };
+        let client = self.consumer.client();
+        let options = AdminOptions::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS);
+        // SAFETY: client, list, options and queue live through the calls, and librdkafka copies what it needs. An error
+        // that comes back is ours to give back, and none is as well.
+        unsafe {
+            rd::rd_kafka_error_destroy(rd::rd_kafka_AdminOptions_set_isolation_level(options.0, level));
+            rd::rd_kafka_ListOffsets(client.native_ptr(), partitions.0, options.0, self.replies.as_ptr());
+        }
+    }
+
+    /// Asks for what the group has committed for these partitions. The answer comes by [`Reader::reply`] with the same
+    /// `round`, without those that could not be told.
+    pub(crate) fn ask_committed<'a>(&self, group: &str, partitions: impl Iterator<Item = (&'a str, i32)>, round: u64) {
+        let Ok(group) = CString::new(group) else { return };
+        let partitions = Partitions::new(partitions.map(|(topic, partition)| (topic, partition, 0)));
+        let client = self.consumer.client();
+        let options = AdminOptions::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
+        // SAFETY: as above; the request is given back here. The opaque is a number that is never followed as a pointer.
+        unsafe {
+            rd::rd_kafka_AdminOptions_set_opaque(options.0, round as usize as *mut c_void);
+            let mut request = rd::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), partitions.0);
+            let (client, queue) = (client.native_ptr(), self.replies.as_ptr());
+            rd::rd_kafka_ListConsumerGroupOffsets(client, &raw mut request, 1, options.0, queue);
+            rd::rd_kafka_ListConsumerGroupOffsets_destroy(request);
+        }
+    }
+
+    /// Where the log starts and ends, as the last answer to a fetch told. Without the network.
+    pub(crate) fn watermarks(&self, topic: &str, partition: i32) -> (Option<i64>, Option<i64>) {
+        let Ok(topic) = CString::new(topic) else { return (None, None) };
+        let (mut low, mut high) = (-1, -1);
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: client and topic live through the call, which writes the two numbers or neither.
+        unsafe {
+            rd::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high);
+        }
+        // What is not known is negative.
+        (Some(low).filter(|low| *low >= 0), Some(high).filter(|high| *high >= 0))
+    }
+
+    /// The offset after the last that was taken of the partition, marks of transactions included.
+    pub(crate) fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        let partitions = Partitions::new([(topic, partition, -1)].into_iter());
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: client and list live; the list's one entry, where it was made, is read.
+        unsafe {
+            rd::rd_kafka_position(client, partitions.0);
+            let entry = entries(partitions.0).first()?;
+            Some(entry.offset).filter(|offset| *offset >= 0)
+        }
+    }
+
     /// The next answer, where one has come.
     pub(crate) fn reply(&self) -> Option<Reply> {
         // SAFETY: the event is ours until it is destroyed at the end; what it holds belongs to it and is only read.
@@ -276,6 +395,11 @@ impl<C: ConsumerContext> Reader<C> {
             }
             let reply = match rd::rd_kafka_event_type(event) {
                 rd::RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT => Reply::Topics(topic_ids(event)),
+                rd::RD_KAFKA_EVENT_LISTOFFSETS_RESULT => Reply::Ends(ends(event)),
+                rd::RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT => Reply::Committed {
+                    round: rd::rd_kafka_event_opaque(event) as usize as u64,
+                    offsets: committed(event),
+                },
                 _ => Reply::Commit(commit_reply(event)),
             };
             rd::rd_kafka_event_destroy(event);
@@ -285,18 +409,74 @@ impl<C: ConsumerContext> Reader<C> {
 }
 
 /// # Safety
+/// `list` is null or a list that outlives `'a`.
+unsafe fn entries<'a>(list: *const rd::rd_kafka_topic_partition_list_t) -> &'a [rd::rd_kafka_topic_partition_t] {
+    // SAFETY: by the caller's word a list, which holds so many entries.
+    unsafe {
+        match list.as_ref() {
+            Some(list) if !list.elems.is_null() => {
+                slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0))
+            }
+            _ => &[],
+        }
+    }
+}
+
+/// # Safety
+/// `event` is the answer to a question for the ends of logs.
+unsafe fn ends(event: *mut rd::rd_kafka_event_t) -> Vec<(String, i32, i64)> {
+    // SAFETY: the event lives through the call, and so does what it holds. Null is looked for at each step.
+    unsafe {
+        let result = rd::rd_kafka_event_ListOffsets_result(event);
+        let mut count = 0;
+        let infos = match result.is_null() {
+            true => ptr::null_mut(),
+            false => rd::rd_kafka_ListOffsets_result_infos(result, &raw mut count),
+        };
+        let infos = if infos.is_null() { &[] } else { slice::from_raw_parts(infos, count) };
+        let end = |info: &*const rd::rd_kafka_ListOffsetsResultInfo_t| {
+            let entry = rd::rd_kafka_ListOffsetsResultInfo_topic_partition(*info).as_ref()?;
+            let fails = read_error(&raw const entry.err).is_some() || entry.offset < 0;
+            (!fails).then(|| (text(entry.topic).into_owned(), entry.partition, entry.offset))
+        };
+        infos.iter().filter_map(end).collect()
+    }
+}
+
+/// # Safety
+/// `event` is the answer to a question for committed offsets.
+unsafe fn committed(event: *mut rd::rd_kafka_event_t) -> Vec<(String, i32, Option<i64>)> {
+    // SAFETY: the event lives through the call, and so does what it holds. Null is looked for at each step.
+    unsafe {
+        let result = rd::rd_kafka_event_ListConsumerGroupOffsets_result(event);
+        let mut count = 0;
+        let groups = match result.is_null() {
+            true => ptr::null_mut(),
+            false => rd::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &raw mut count),
+        };
+        // One group was asked for.
+        let Some(group) = (if groups.is_null() || count == 0 { None } else { (*groups).as_ref() }) else {
+            return Vec::new();
+        };
+        let error = rd::rd_kafka_group_result_error(group);
+        if !error.is_null() && error_code(code_of(error)).is_some() {
+            return Vec::new();
+        }
+        entries(rd::rd_kafka_group_result_partitions(group))
+            .iter()
+            .filter(|entry| read_error(&raw const entry.err).is_none())
+            .map(|entry| (text(entry.topic).into_owned(), entry.partition, Some(entry.offset).filter(|at| *at >= 0)))
+            .collect()
+    }
+}
+
+/// # Safety
 /// `event` is the answer to a commit.
 unsafe fn commit_reply(event: *mut rd::rd_kafka_event_t) -> CommitReply {
     // SAFETY: the event lives through the call, and so do its list and the list's texts.
     unsafe {
         let error = event_error(event);
-        let list = rd::rd_kafka_event_topic_partition_list(event);
-        let entries = match list.as_ref() {
-            Some(list) if !list.elems.is_null() => {
-                slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0))
-            }
-            _ => &[],
-        };
+        let entries = entries(rd::rd_kafka_event_topic_partition_list(event));
         let partition = |entry: &rd::rd_kafka_topic_partition_t| {
             (text(entry.topic).into_owned(), entry.partition, read_error(&raw const entry.err))
         };

@@ -202,6 +202,24 @@ impl Ledger {
         self.partition(id).next_expected
     }
 
+    /// The offset after the longest completed prefix.
+    pub(crate) fn watermark(&self, id: PartitionId) -> Option<i64> {
+        self.partition(id).watermark()
+    }
+
+    /// Whether delivered records are not completed.
+    pub(crate) fn is_open(&self, id: PartitionId) -> bool {
+        !self.partition(id).uncompleted.is_empty()
+    }
+
+    /// How many offsets were delivered beyond the watermark: as long as the record there is not completed, no commit
+    /// covers them.
+    pub(crate) fn window(&self, id: PartitionId) -> u64 {
+        let partition = self.partition(id);
+        let (next, watermark) = (partition.next_expected, partition.watermark());
+        next.zip(watermark).map_or(0, |(next, watermark)| u64::try_from(next - watermark).unwrap_or(0))
+    }
+
     /// The partition is ours from now on, and nothing of it was delivered yet.
     pub(crate) fn assigned(&mut self, id: PartitionId) {
         self.partition_mut(id).reset(true);

@@ -69,6 +69,12 @@ impl Model {
         (self.expected, self.rewound_to) = (None, None);
     }
 
+    /// How far delivery is beyond the first record that is not completed.
+    fn window(&self) -> u64 {
+        let first_open = self.records.iter().find(|(_, done)| !**done).map(|(offset, _)| *offset);
+        first_open.map_or(0, |open| (self.next - open) as u64)
+    }
+
     /// The offset after the longest completed prefix, where there is one that is not confirmed.
     fn committable(&self) -> Option<i64> {
         let first_open = self.records.iter().find(|(_, done)| !**done).map(|(offset, _)| *offset);
@@ -195,6 +201,10 @@ fn drive(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 prop_assert!(!ledger.answered(sequence, |_| true), "an unknown answer freed the slot");
                 prop_assert_eq!(ledger.in_flight().map(|c| c.sequence), in_flight.as_ref().map(|(s, _)| *s));
             }
+        }
+        for (id, model) in ids.iter().zip(&models) {
+            prop_assert_eq!(ledger.window(*id), model.window());
+            prop_assert_eq!(ledger.is_open(*id), model.window() > 0);
         }
     }
     Ok(())
