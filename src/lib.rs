@@ -146,7 +146,8 @@ pub mod settings;
 pub mod testing;
 
 pub use consumer::{
-    Backoff, Commit, Consumer, ConsumerBuilder, Done, GiveUp, OnError, OnUndecodable, Stopper, Summary,
+    Backoff, Commit, Consumer, ConsumerBuilder, Done, GiveUp, Health, OffsetReset, OnError, OnUndecodable, Stall,
+    StallCause, Stopper, Summary,
 };
 #[doc(inline)]
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};

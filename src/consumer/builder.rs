@@ -47,6 +47,9 @@ pub struct ConsumerBuilder {
     on_error: OnError,
     on_undecodable: OnUndecodable,
     dead_letter_topic: Option<String>,
+    stall_timeout: Duration,
+    handler_timeout: Option<Duration>,
+    max_window: Option<usize>,
 }
 
 impl ConsumerBuilder {
@@ -66,6 +69,9 @@ impl ConsumerBuilder {
             on_error: OnError::default(),
             on_undecodable: OnUndecodable::default(),
             dead_letter_topic: None,
+            stall_timeout: Duration::from_secs(60),
+            handler_timeout: None,
+            max_window: None,
         }
     }
 
@@ -139,6 +145,37 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How long a partition with a backlog may make no progress until it counts as stalled, 60 seconds unless set:
+    /// [`Health`](crate::Health) shows it then, one line is logged, and where it waits for the broker it is given to
+    /// librdkafka anew. A batch that is rightly handled for longer is a stall too, so this should be more than that
+    /// takes.
+    ///
+    /// A partition at which nothing comes is asked for its end in half of this time. Must not be zero.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.stall_timeout = timeout.min(FOR_EVER);
+        self
+    }
+
+    /// How long the handler may work on one batch. Never ends unless set.
+    ///
+    /// After that the consumer is unhealthy, and stops polling: if the handler is not back within
+    /// `max.poll.interval.ms`, the group goes on without this member. Once it is back, its batch is not committed where
+    /// its partitions went away, and the consumer joins again. Must not be zero.
+    pub fn handler_timeout(mut self, timeout: Duration) -> Self {
+        self.handler_timeout = Some(timeout.min(FOR_EVER));
+        self
+    }
+
+    /// How many offsets of a partition may be taken beyond the first record that is not completed, 100,000 or ten
+    /// batches unless set, whichever is more. Past that the partition is paused, until half of it is left: one record
+    /// that hangs does not let ever more be repeated after it. Not less than `batch_size`.
+    ///
+    /// Offsets, not records: in a log with large gaps, as compaction leaves them, it is reached with fewer records.
+    pub fn max_window(mut self, records: usize) -> Self {
+        self.max_window = Some(records);
+        self
+    }
+
     /// librdkafka properties over the defaults, the properties file and the environment. Any map or list of pairs; of
     /// several calls the later wins.
     pub fn config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
@@ -171,6 +208,17 @@ impl ConsumerBuilder {
             return Err(Error::setting("commit", "max_batches must be at least 1"));
         }
         self.on_error.backoff.check()?;
+        if self.stall_timeout.is_zero() {
+            return Err(Error::setting("stall_timeout", "must be more than 0"));
+        }
+        if self.handler_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::setting("handler_timeout", "must be more than 0"));
+        }
+        let max_window = self.max_window.unwrap_or_else(|| self.batch_size.saturating_mul(10).max(100_000));
+        if max_window < self.batch_size {
+            let reason = format!("{max_window} is less than batch_size, {}", self.batch_size);
+            return Err(Error::setting("max_window", reason));
+        }
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
         let settings = self.settings.clone().client_id(&self.service).resolve(&managed)?;
         let max_poll_interval = Duration::from_millis(settings.effective_number("max.poll.interval.ms")?);
@@ -180,14 +228,20 @@ impl ConsumerBuilder {
                 format!("{:?} is not less than max.poll.interval.ms, {max_poll_interval:?}", self.drain_budget),
             ));
         }
+        let reads_committed = settings.effective("isolation.level")? == "read_committed";
         let options = fetch::Options {
             batch_size: self.batch_size,
             batch_bytes: self.batch_bytes,
             drain_budget: self.drain_budget,
             max_poll_interval,
+            stall_timeout: self.stall_timeout,
+            handler_timeout: self.handler_timeout,
+            max_window: max_window as u64,
+            group: self.group.clone(),
+            committed_only: reads_committed,
+            resets_to_end: matches!(&*settings.effective("auto.offset.reset")?, "latest" | "largest" | "end"),
         };
         let dead_letters = self.dead_letters(&settings)?;
-        let reads_committed = settings.effective("isolation.level")? == "read_committed";
         let client = settings.create(Context::default())?;
         let desk = desk::Options {
             linger: self.linger,

@@ -32,6 +32,10 @@ impl Context {
         lock(&self.rebalances).pop_front()
     }
 
+    pub(super) fn has_rebalance(&self) -> bool {
+        !lock(&self.rebalances).is_empty()
+    }
+
     /// From now on nobody asks for rebalances: they are answered at once.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::consumer::ledger::{Epoch, PartitionId};
+use crate::consumer::progress::Progress;
 
 /// An owned partition.
 #[derive(Debug)]
@@ -19,11 +20,49 @@ pub(super) struct Lane {
     pub(super) seek: Option<i64>,
     /// Not before this.
     pub(super) seek_at: Option<Instant>,
+    /// Nothing is fetched, because too much is delivered beyond the watermark.
+    pub(super) is_paused: bool,
+    pub(super) progress: Progress,
+    pub(super) start: Start,
+    /// When it may be given to librdkafka anew, and how often that was done without progress since.
+    pub(super) reassign_at: Option<Instant>,
+    pub(super) reassigned: u32,
+    /// librdkafka took the partition away for a reassignment and did not take it back.
+    pub(super) is_away: bool,
+}
+
+/// Where the reading of a partition began, until that is compared with where it should have.
+#[derive(Debug, Default)]
+pub(super) struct Start {
+    /// The assignment with which `committed` was asked for.
+    pub(super) round: u64,
+    pub(super) committed: Option<i64>,
+    pub(super) first: Option<i64>,
+    pub(super) is_checked: bool,
 }
 
 impl Lane {
-    pub(super) fn new(id: PartitionId, epoch: Epoch, topic: Arc<str>, partition: i32) -> Self {
-        Self { id, epoch, topic, partition, next: None, seek: None, seek_at: None }
+    pub(super) fn new(id: PartitionId, epoch: Epoch, topic: Arc<str>, partition: i32, progress: Progress) -> Self {
+        Self {
+            id,
+            epoch,
+            topic,
+            partition,
+            next: None,
+            seek: None,
+            seek_at: None,
+            is_paused: false,
+            progress,
+            start: Start::default(),
+            reassign_at: None,
+            reassigned: 0,
+            is_away: false,
+        }
+    }
+
+    /// The offset from which to read on; none where that is the committed one.
+    pub(super) fn read_from(&self) -> Option<i64> {
+        self.seek.or(self.next)
     }
 }
 
@@ -66,6 +105,14 @@ impl Lanes {
 
     pub(super) fn of_topic<'a>(&'a mut self, topic: &'a str) -> impl Iterator<Item = &'a mut Lane> {
         self.lanes.iter_mut().flatten().filter(move |lane| &*lane.topic == topic)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lane> {
+        self.lanes.iter_mut().flatten()
     }
 
     pub(super) fn out_of_place(&mut self) -> impl Iterator<Item = &mut Lane> {

@@ -1,5 +1,6 @@
 //! What the caller's thread and the fetch thread share.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,9 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::consumer::fetch::commits::not_committed;
+use crate::consumer::health::OffsetReset;
 use crate::consumer::ledger::{Epoch, Ledger, PartitionId, TopicPartition};
+use crate::consumer::progress::StallCause;
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 
@@ -178,6 +181,19 @@ pub(super) struct Ready {
     pub(super) since: Instant,
 }
 
+/// A partition that stands still.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stalled {
+    pub(super) id: PartitionId,
+    pub(super) next_offset: Option<i64>,
+    pub(super) backlog: u64,
+    pub(super) since: Instant,
+    pub(super) cause: StallCause,
+}
+
+/// So many offset resets are remembered.
+const RESETS: usize = 100;
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) ledger: Ledger,
@@ -206,6 +222,10 @@ pub(super) struct State {
     pub(super) group_metadata: Question<Option<GroupMetadata>>,
     /// To read all partitions again from the group's committed offsets.
     pub(super) restart: Question<()>,
+    /// As of the last look.
+    pub(super) stalls: Vec<Stalled>,
+    pub(super) handler_timeout: Option<Duration>,
+    pub(super) resets: VecDeque<OffsetReset>,
     /// The consumer is being closed, and has until then.
     pub(super) closing: Option<Instant>,
     /// The fetch thread does nothing any more.
@@ -258,6 +278,24 @@ impl State {
     pub(super) fn release(&mut self) {
         self.in_hand.clear();
         self.held_since = None;
+    }
+
+    /// How long the handler has worked, where that is longer than it may.
+    pub(super) fn handler_overdue(&self) -> Option<Duration> {
+        let worked = self.held_since?.elapsed();
+        self.handler_timeout.filter(|timeout| worked > *timeout).map(|_| worked)
+    }
+
+    /// The partitions that the handler works on.
+    pub(super) fn in_hand(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.in_hand.iter().map(|(id, _)| self.ledger.name(*id))
+    }
+
+    pub(super) fn remember(&mut self, reset: OffsetReset) {
+        if self.resets.len() == RESETS {
+            self.resets.pop_front();
+        }
+        self.resets.push_back(reset);
     }
 
     /// Whether the handler works on records of a partition that is still owned as it was when it got them.

@@ -11,10 +11,12 @@ mod desk;
 mod exactly_once;
 mod fetch;
 mod hand;
+mod health;
 mod lanes;
 mod ledger;
 mod link;
 mod policy;
+mod progress;
 #[cfg(feature = "tokio")]
 mod run_async;
 #[cfg(feature = "signal")]
@@ -33,6 +35,7 @@ use serde::de::DeserializeOwned;
 pub use builder::{Commit, ConsumerBuilder};
 #[allow(unused_imports)]
 pub(crate) use exactly_once::{Outcome, Transactions};
+pub use health::{Health, OffsetReset, Stall, StallCause};
 pub use policy::{Backoff, GiveUp, OnError, OnUndecodable};
 
 use crate::consumer::attempt::{Attempt, attempt};
@@ -170,6 +173,7 @@ impl Consumer {
         reads_committed: bool,
     ) -> Result<Self> {
         let link = Arc::new(Link::default());
+        link.lock().handler_timeout = options.handler_timeout;
         let bell = Arc::clone(&link);
         let reader = Reader::new(client, move || bell.bell.ring())
             .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
@@ -254,6 +258,12 @@ impl Consumer {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         Stopper(Arc::clone(&self.link))
+    }
+
+    /// This consumer's health, to be asked from elsewhere.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health(Arc::clone(&self.link))
     }
 
     /// Leaves the group and ends the client, within this time.

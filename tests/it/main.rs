@@ -20,6 +20,7 @@ mod producer_async;
 mod quickstart;
 mod rebalance;
 mod run_async;
+mod stalls;
 mod stop;
 mod support;
 mod topics;

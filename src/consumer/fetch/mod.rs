@@ -4,7 +4,11 @@
 
 pub(super) mod commits;
 mod records;
+mod resets;
+mod watch;
+mod window;
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -17,9 +21,12 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use crate::consumer::COMMIT_DEADLINE;
 use crate::consumer::attempt::panic_text;
 use crate::consumer::context::{Context, Rebalance, answer};
+use crate::consumer::fetch::resets::Gap;
+use crate::consumer::fetch::watch::Watch;
 use crate::consumer::lanes::{Lane, Lanes};
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::{GroupMetadata, Link, Question};
+use crate::consumer::progress::Progress;
 use crate::consumer::topic_ids::TopicIds;
 
 use crate::error::{Error, Result};
@@ -38,6 +45,14 @@ pub(super) struct Options {
     pub(super) batch_bytes: usize,
     pub(super) drain_budget: Duration,
     pub(super) max_poll_interval: Duration,
+    pub(super) stall_timeout: Duration,
+    pub(super) handler_timeout: Option<Duration>,
+    pub(super) max_window: u64,
+    pub(super) group: String,
+    /// `isolation.level=read_committed`
+    pub(super) committed_only: bool,
+    /// `auto.offset.reset=latest`
+    pub(super) resets_to_end: bool,
 }
 
 pub(super) struct Fetch {
@@ -50,6 +65,15 @@ pub(super) struct Fetch {
     carry: Arena,
     /// What one round took, to be told to the ledger under its lock at once.
     round: Vec<(PartitionId, i64, Option<i32>)>,
+    /// Where records of one round came at another offset than the expected one.
+    gaps: Vec<Gap>,
+    /// Whether the last turn took all that librdkafka had.
+    is_drained: bool,
+    watch: Watch,
+    /// Counts assignments, so that an answer about an older one is known.
+    round_of_assignment: u64,
+    /// Partitions that were paused when they went away: librdkafka keeps that until their next assignment.
+    left_paused: HashSet<PartitionId>,
     /// Commits that failed in a row, and when the next may be sent.
     commit_failures: u32,
     commit_not_before: Option<Instant>,
@@ -65,6 +89,11 @@ impl Fetch {
             topic_ids: TopicIds::default(),
             carry: Arena::default(),
             round: Vec::new(),
+            gaps: Vec::new(),
+            is_drained: true,
+            watch: Watch::new(),
+            round_of_assignment: 0,
+            left_paused: HashSet::new(),
             commit_failures: 0,
             commit_not_before: None,
         }
@@ -100,20 +129,26 @@ impl Fetch {
                 break deadline;
             }
             self.turn();
-            let patience = self.patience();
+            let patience = self.patience().min(self.watch.patience(Instant::now()));
             self.link.bell.wait(patience);
         };
         self.confirm(deadline)
     }
 
     fn turn(&mut self) {
+        if self.is_overdue() {
+            self.look();
+            return;
+        }
         self.serve_events();
         self.serve_replies();
         self.serve_caller();
         self.ask_topic_ids();
         self.take();
         self.seek();
+        self.hold_back();
         self.commit();
+        self.look();
     }
 
     /// How long there is nothing to do unless the bell rings.
@@ -121,7 +156,10 @@ impl Fetch {
         let commit = self.commit_not_before.map(|at| at.saturating_duration_since(Instant::now()));
         // A third: polling late by one turn must not cost the membership.
         let seek = self.lanes.out_of_place().next().map(|_| SEEK_PAUSE);
-        QUIET.min(self.options.max_poll_interval / 3).min(commit.unwrap_or(QUIET)).min(seek.unwrap_or(QUIET))
+        [commit, seek, self.handler_patience(), Some(self.options.max_poll_interval / 3)]
+            .into_iter()
+            .flatten()
+            .fold(QUIET, Duration::min)
     }
 
     fn fail(&self, error: Error) {
@@ -160,7 +198,7 @@ impl Fetch {
 
     /// Errors of the group or the whole client; `Context::error` has logged them. librdkafka goes on by itself after
     /// all but the fatal ones, and those that only another configuration can mend.
-    fn client_error(&self, error: KafkaError) {
+    fn client_error(&mut self, error: KafkaError) {
         let configured = [Code::InvalidSessionTimeout, Code::InconsistentGroupProtocol];
         let fatal = match (self.reader.consumer().client().fatal_error(), &error) {
             (Some((code, reason)), _) => {
@@ -175,11 +213,22 @@ impl Fetch {
             self.link.wake_caller();
         } else if error.rdkafka_error_code().is_some_and(|code| configured.contains(&code)) {
             self.fail(error.into());
+        } else {
+            self.watch.client_failed();
         }
     }
 
     fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         log::debug!("assigned {partitions:?}");
+        // Before librdkafka starts to fetch, so before any commit of ours.
+        self.round_of_assignment += 1;
+        let elements = partitions.elements();
+        if !elements.is_empty() {
+            let asked = elements.iter().map(|element| (element.topic(), element.partition()));
+            self.reader.ask_committed(&self.options.group, asked, self.round_of_assignment);
+        }
+        let now = Instant::now();
+        let mut left_paused = TopicPartitionList::new();
         {
             let mut state = self.link.lock();
             for element in partitions.elements() {
@@ -189,21 +238,38 @@ impl Fetch {
                 state.ledger.assigned(id);
                 let Some(epoch) = state.ledger.epoch(id) else { continue };
                 let topic = Arc::clone(&state.ledger.name(id).topic);
-                self.lanes.insert(Lane::new(id, epoch, topic, partition));
+                if self.left_paused.remove(&id) {
+                    left_paused.add_partition(&topic, partition);
+                }
+                let (_, high) = self.reader.watermarks(&topic, partition);
+                let mut lane = Lane::new(id, epoch, topic, partition, Progress::new(now, high));
+                lane.start.round = self.round_of_assignment;
+                self.lanes.insert(lane);
             }
         }
         self.topic_ids.hurry();
         if let Err(error) = answer(self.reader.consumer(), rebalance) {
             self.fail(error.into());
         }
+        self.resume(&left_paused);
     }
 
     fn revoked(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         let lost = self.reader.consumer().assignment_lost();
         log::debug!("{} {partitions:?}", if lost { "lost" } else { "revoked" });
-        let mut ids = Vec::new();
+        let (mut ids, mut away) = (Vec::new(), Vec::new());
         for element in partitions.elements() {
-            ids.extend(self.lanes.remove(element.topic(), element.partition()).map(|lane| lane.id));
+            let Some(lane) = self.lanes.remove(element.topic(), element.partition()) else { continue };
+            ids.push(lane.id);
+            if lane.is_paused {
+                self.left_paused.insert(lane.id);
+            }
+            if lane.is_away {
+                away.push((Arc::clone(&lane.topic), lane.partition));
+            }
+            if lane.progress.is_stalled() {
+                log::info!("{}:{} is no longer stalled: it goes to another consumer", lane.topic, lane.partition);
+            }
         }
         self.drop_records_of(&ids);
         if !lost {
@@ -216,13 +282,20 @@ impl Fetch {
         {
             let mut state = self.link.lock();
             state.stopped.retain(|(id, ..)| !ids.contains(id));
+            state.stalls.retain(|stalled| !ids.contains(&stalled.id));
             for id in ids {
                 if state.ledger.revoked(id) {
                     state.unconfirmed_losses += 1;
                 }
             }
         }
-        if let Err(error) = answer(self.reader.consumer(), rebalance) {
+        let consumer = self.reader.consumer();
+        let answered = match away.is_empty() {
+            true => answer(consumer, rebalance),
+            // librdkafka refuses to give up what it does not have.
+            false => answer(consumer, &Rebalance::Revoke(without(partitions, &away))),
+        };
+        if let Err(error) = answered {
             self.fail(error.into());
         }
     }
@@ -277,7 +350,20 @@ impl Fetch {
                         self.made_anew(&topic);
                     }
                 }
+                Reply::Ends(ends) => self.ends_answered(&ends),
+                Reply::Committed { round, offsets } => self.committed_answered(round, &offsets),
             }
         }
     }
+}
+
+/// The list less these partitions.
+fn without(partitions: &TopicPartitionList, less: &[(Arc<str>, i32)]) -> TopicPartitionList {
+    let mut rest = TopicPartitionList::new();
+    for element in partitions.elements() {
+        if !less.iter().any(|(topic, partition)| **topic == *element.topic() && *partition == element.partition()) {
+            rest.add_partition(element.topic(), element.partition());
+        }
+    }
+    rest
 }

@@ -12,6 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::consumer::fetch::Fetch;
+use crate::consumer::fetch::resets::Gap;
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::Ready;
 use crate::message::arena::{Arena, NewRecord, Source, encode_header};
@@ -63,6 +64,7 @@ impl Fetch {
                 lane.epoch = epoch;
             }
             (lane.next, lane.seek) = (None, Some(0));
+            lane.start.is_checked = true;
         }
     }
 
@@ -90,7 +92,10 @@ impl Fetch {
             let mut state = self.link.lock();
             match state.ready.take_if(|ready| !ready.is_full) {
                 Some(ready) => (ready.arena, Some(ready.since)),
-                None if state.ready.is_some() => return,
+                None if state.ready.is_some() => {
+                    self.is_drained = false;
+                    return;
+                }
                 None => (state.spare.pop().unwrap_or_default(), None),
             }
         };
@@ -107,6 +112,7 @@ impl Fetch {
                 break false;
             }
         };
+        self.is_drained = !is_full;
         let mut state = self.link.lock();
         if arena.is_empty() {
             state.recycle(arena);
@@ -122,16 +128,18 @@ impl Fetch {
 
     /// Takes up to so many records. Returns how many entries the queue gave.
     fn take_round(&mut self, arena: &mut Arena, wanted: usize, errors: &mut Vec<PartitionError>) -> usize {
-        let Self { reader, lanes, carry, round, options, link, .. } = self;
+        let Self { reader, lanes, carry, round, gaps, options, link, .. } = self;
         // Where the last record belonged: records come in runs of one partition.
         let mut run: Option<Run> = None;
         let mut rewound = Vec::new();
+        let mut is_start = false;
         let count = reader.take(wanted, |taken| {
             let record = match taken {
                 Taken::Record(record) => record,
                 Taken::Error { topic, partition, offset, code, reason } => {
                     let topic = topic.unwrap_or_default();
                     if let Some(lane) = lanes.named(&topic, partition) {
+                        lane.progress.failed(offset);
                         // Where nothing was taken yet, the error stands where the next record would: at an offset, or
                         // at the beginning or the end where that could not be looked up.
                         let next = lane.next.unwrap_or(offset);
@@ -177,6 +185,14 @@ impl Fetch {
             target.push(source, &new, |bytes| {
                 record.headers(|name, value| encode_header(bytes, name, value));
             });
+            match lane.next {
+                Some(wanted) if wanted == offset => {}
+                Some(wanted) => gaps.push(Gap { id: lane.id, wanted, came: offset }),
+                None => {
+                    lane.start.first.get_or_insert(offset);
+                    is_start = true;
+                }
+            }
             lane.next = Some(offset + 1);
             round.push((lane.id, offset, record.leader_epoch()));
         });
@@ -198,8 +214,17 @@ impl Fetch {
                 if let (Some(lane), Some(epoch)) = (lanes.get_mut(id), state.ledger.epoch(id)) {
                     lane.epoch = epoch;
                     lane.next = None;
+                    lane.start.is_checked = true;
                 }
             }
+        }
+        if !self.gaps.is_empty() {
+            let mut gaps = std::mem::take(&mut self.gaps);
+            self.check_gaps(gaps.drain(..));
+            self.gaps = gaps;
+        }
+        if is_start {
+            self.check_starts();
         }
         count
     }

@@ -10,6 +10,7 @@ pub(crate) mod envelopes;
 pub(crate) mod eventually;
 pub(crate) mod kafka;
 pub(crate) mod leash;
+pub(crate) mod logs;
 pub(crate) mod names;
 pub(crate) mod worker;
 
@@ -22,6 +23,7 @@ pub(crate) use self::{
         TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, produce_raw,
         produce_raw_batch,
     },
+    logs::{keep_logs, logged},
     names::unique,
     worker::{Worker, emit},
 };

@@ -1,0 +1,100 @@
+//! Records that the log no longer had when they should have been read.
+//!
+//! librdkafka resets such a position silently, as `auto.offset.reset` says. It shows as a gap before a record while the
+//! log starts after the expected offset. A gap alone is no loss: compaction and transactions leave some.
+
+use crate::consumer::fetch::Fetch;
+use crate::consumer::health::OffsetReset;
+use crate::consumer::lanes::Lane;
+use crate::consumer::ledger::PartitionId;
+
+/// A record that came at another offset than the expected one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap {
+    pub(super) id: PartitionId,
+    pub(super) wanted: i64,
+    pub(super) came: i64,
+}
+
+/// Where reading went on after a reset: at the log's start, or at its end. None: the log still has what was wanted, or
+/// starts after what came all the same, which was fetched before its start moved.
+fn reset_to(wanted: i64, came: i64, low: i64, resets_to_end: bool) -> Option<i64> {
+    (wanted < low && low <= came).then_some(if resets_to_end { came } else { low })
+}
+
+impl Fetch {
+    /// Looks whether records are lost in these gaps.
+    pub(super) fn check_gaps(&self, gaps: impl IntoIterator<Item = Gap>) {
+        let mut known: Option<(PartitionId, Option<i64>)> = None;
+        for Gap { id, wanted, came } in gaps {
+            let low = match known {
+                Some((known, low)) if known == id => low,
+                _ => {
+                    let name = self.link.lock().ledger.name(id).clone();
+                    self.reader.watermarks(&name.topic, name.partition).0
+                }
+            };
+            known = Some((id, low));
+            let resets_to_end = self.options.resets_to_end;
+            if let Some(reset_to) = low.and_then(|low| reset_to(wanted, came, low, resets_to_end)) {
+                self.report(id, wanted, reset_to);
+            }
+        }
+    }
+
+    fn report(&self, id: PartitionId, wanted: i64, reset_to: i64) {
+        let name = self.link.lock().ledger.name(id).clone();
+        let (topic, partition) = (name.topic.to_string(), name.partition);
+        let lost = u64::try_from(reset_to - wanted).unwrap_or(0);
+        log::error!(
+            "{topic}:{partition} goes on at offset {reset_to} instead of {wanted}: the log no longer has the {lost} \
+             records between, which are lost to this group"
+        );
+        self.link.lock().remember(OffsetReset { topic, partition, wanted, reset_to, lost });
+    }
+
+    /// The broker told what was committed when these partitions were assigned.
+    pub(super) fn committed_answered(&mut self, round: u64, offsets: &[(String, i32, Option<i64>)]) {
+        for (topic, partition, offset) in offsets {
+            let Some(lane) = self.lanes.named(topic, *partition).filter(|lane| lane.start.round == round) else {
+                continue;
+            };
+            // With nothing committed and `auto.offset.reset=latest`, only librdkafka knows where it starts.
+            if offset.is_some() || !self.options.resets_to_end {
+                lane.progress.committed(*offset);
+            }
+            lane.start.committed = *offset;
+            if offset.is_none() {
+                lane.start.is_checked = true;
+            }
+        }
+        self.check_starts();
+    }
+
+    /// Compares where partitions began with where they should have, once both are known.
+    pub(super) fn check_starts(&mut self) {
+        let gap = |lane: &mut Lane| {
+            let start = &mut lane.start;
+            let (wanted, came) = start.committed.zip(start.first).filter(|_| !start.is_checked)?;
+            start.is_checked = true;
+            Some(Gap { id: lane.id, wanted, came })
+        };
+        let gaps: Vec<_> = self.lanes.iter_mut().filter_map(gap).collect();
+        self.check_gaps(gaps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reset_to;
+
+    #[test]
+    fn a_gap_is_a_loss_only_where_the_log_starts_after_what_was_wanted() {
+        assert_eq!(reset_to(5, 20, 20, false), Some(20));
+        assert_eq!(reset_to(5, 22, 20, false), Some(20), "the log's first record stands after its start");
+        assert_eq!(reset_to(5, 40, 20, true), Some(40));
+        assert_eq!(reset_to(5, 20, 5, false), None, "compacted");
+        assert_eq!(reset_to(5, 20, 0, true), None);
+        assert_eq!(reset_to(5, 20, 30, false), None, "fetched before the log was cut");
+    }
+}
