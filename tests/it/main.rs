@@ -13,6 +13,7 @@ mod failures;
 mod fuzz_bodies;
 mod group;
 mod low_level;
+mod offset_resets;
 mod policies;
 mod producer;
 #[cfg(feature = "tokio")]
@@ -24,4 +25,5 @@ mod stalls;
 mod stop;
 mod support;
 mod topics;
+mod window;
 mod worker;
