@@ -20,6 +20,7 @@ mod producer;
 mod producer_async;
 mod quickstart;
 mod rebalance;
+#[cfg(feature = "tokio")]
 mod run_async;
 mod stalls;
 mod stop;

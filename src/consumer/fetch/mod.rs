@@ -22,7 +22,7 @@ use crate::consumer::COMMIT_DEADLINE;
 use crate::consumer::attempt::panic_text;
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::fetch::resets::Gap;
-use crate::consumer::fetch::watch::Watch;
+use crate::consumer::fetch::watch::{Restart, Watch};
 use crate::consumer::lanes::{Lane, Lanes};
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::{GroupMetadata, Link, Question};
@@ -337,7 +337,11 @@ impl Fetch {
             self.link.wake_caller();
         }
         if self.link.lock().restart.is_asked() {
-            todo!("reassign");
+            let all: Vec<_> = self.lanes.iter().map(|lane| lane.id).collect();
+            if all.is_empty() || self.reassign(&all, Restart::Committed) {
+                self.link.lock().restart = Question::Answered(());
+                self.link.wake_caller();
+            }
         }
     }
 

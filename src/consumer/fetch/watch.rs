@@ -32,8 +32,6 @@ pub(in crate::consumer) enum Restart {
     /// Where it stands. What is taken stays valid, and the epoch with it.
     Next,
     /// What the group has committed. What was taken since counts for nothing, and comes again.
-    // For exactly-once, after an aborted transaction.
-    #[allow(dead_code)]
     Committed,
 }
 
