@@ -14,14 +14,14 @@ pub(super) type Attempt<'h> = dyn FnMut(&Arena) -> Result<(), Failed> + 'h;
 
 /// An attempt that failed.
 #[derive(Debug)]
-pub(super) struct Failed {
+pub(crate) struct Failed {
     /// So many of the records handed over are done all the same.
-    pub(super) done: usize,
-    pub(super) cause: Cause,
+    pub(in crate::consumer) done: usize,
+    pub(in crate::consumer) cause: Cause,
 }
 
 #[derive(Debug)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// These of the records handed over cannot be read.
     Unreadable(Unreadable),
     /// The handler failed: on the record at this place among those handed over, or on all of them.
@@ -29,7 +29,7 @@ pub(super) enum Cause {
 }
 
 /// Decodes what the arena hands over and gives it to the handler. A panic of either is a failure.
-pub(super) fn attempt<'a, T: Deserialize<'a>>(
+pub(crate) fn attempt<'a, T: Deserialize<'a>>(
     arena: &'a Arena,
     handler: impl FnOnce(&Batch<'a, T>) -> Result<(), HandlerError>,
 ) -> Result<(), Failed> {

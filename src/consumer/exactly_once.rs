@@ -1,5 +1,8 @@
 //! Batches whose outputs and offsets are committed in one transaction: the consumer's part of it.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -16,14 +19,18 @@ pub(crate) trait Transactions {
     fn attempt(&mut self, arena: &Arena) -> Result<(), Failed>;
 
     /// Commits the outputs of the last attempt together with these offsets.
-    fn commit(&mut self, offsets: &TopicPartitionList, group: &ConsumerGroupMetadata) -> Outcome;
+    fn commit(&mut self, offsets: &TopicPartitionList, group: &Arc<ConsumerGroupMetadata>) -> Outcome;
 
-    /// Makes whatever was begun before end, well or not.
+    /// Sees to it that whatever was begun before has ended, well or not, in this process or an earlier one. An open
+    /// transaction would hold back the group's offsets.
     ///
     /// # Errors
     /// Where that is not known to have happened.
     fn settle(&mut self) -> Result<()>;
 }
+
+/// Until the next try where transactions cannot begin.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What became of a transaction.
 #[derive(Debug)]
@@ -46,8 +53,6 @@ impl Consumer {
             let reason = "has to be `read_committed`: else records of aborted transactions would be handled";
             return Err(Error::setting("isolation.level", reason));
         }
-        // An earlier process with the same transactional id may have left one open, which holds offsets back.
-        transactions.settle()?;
         self.desk.summary = Summary::default();
         let outcome = loop {
             match self.transact(transactions) {
@@ -63,8 +68,14 @@ impl Consumer {
 
     /// One attempt with the records that come next. False: there are none, the consumer was stopped or idle.
     fn transact(&mut self, transactions: &mut impl Transactions) -> Result<bool> {
+        if let Err(error) = transactions.settle() {
+            if !error.is_retriable() {
+                return Err(error);
+            }
+            log::warn!("transactions cannot begin yet, again in {SETTLE_PAUSE:?}: {error}");
+            return Ok(self.link.pause(SETTLE_PAUSE));
+        }
         if self.is_unsettled {
-            transactions.settle()?;
             self.link.restart_from_committed()?;
             self.is_unsettled = false;
         }

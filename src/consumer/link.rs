@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -73,7 +73,7 @@ impl<T> Question<T> {
 }
 
 /// The group, its generation and this member, which fence a transaction's offsets.
-pub(super) struct GroupMetadata(pub(super) ConsumerGroupMetadata);
+pub(super) struct GroupMetadata(pub(super) Arc<ConsumerGroupMetadata>);
 
 impl fmt::Debug for GroupMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,6 +137,16 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Waits so long. False: stopped before that.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        self.wait_for(|_| match self.is_stopped() {
+            true => Look::Done(false),
+            false if Instant::now() >= until => Look::Done(true),
+            false => Look::Wait(Some(until)),
+        })
     }
 
     pub(super) fn group_metadata(&self) -> Result<GroupMetadata> {

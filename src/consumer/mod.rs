@@ -32,13 +32,13 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer as _;
 use serde::de::DeserializeOwned;
 
+pub(crate) use attempt::{Failed, attempt};
 pub use builder::{Commit, ConsumerBuilder};
-#[allow(unused_imports)]
 pub(crate) use exactly_once::{Outcome, Transactions};
 pub use health::{Health, OffsetReset, Stall, StallCause};
 pub use policy::{Backoff, GiveUp, OnError, OnUndecodable};
 
-use crate::consumer::attempt::{Attempt, attempt};
+use crate::consumer::attempt::Attempt;
 use crate::consumer::context::Context;
 use crate::consumer::desk::{Desk, Hold, Letter, Next};
 use crate::consumer::fetch::Fetch;

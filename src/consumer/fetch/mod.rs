@@ -332,7 +332,7 @@ impl Fetch {
     /// Answers what the caller's side waits for.
     fn serve_caller(&mut self) {
         if self.link.lock().group_metadata.is_asked() {
-            let metadata = self.reader.consumer().group_metadata().map(GroupMetadata);
+            let metadata = self.reader.consumer().group_metadata().map(|metadata| GroupMetadata(Arc::new(metadata)));
             self.link.lock().group_metadata = Question::Answered(metadata);
             self.link.wake_caller();
         }
