@@ -525,6 +525,21 @@ pub(crate) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> 
     returned(unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) }).map_or(Ok(()), Err)
 }
 
+/// The generation in which the consumer is a member of its group; none where it is none.
+pub(crate) fn generation<C: ConsumerContext>(client: &Client<C>) -> Option<i32> {
+    // SAFETY: the client lives; the metadata got are given back, and the member's id is read before that.
+    unsafe {
+        let metadata = rd::rd_kafka_consumer_group_metadata(client.native_ptr());
+        if metadata.is_null() {
+            return None;
+        }
+        let generation = rd::rd_kafka_consumer_group_metadata_generation_id(metadata);
+        let named = !text(rd::rd_kafka_consumer_group_metadata_member_id(metadata)).is_empty();
+        rd::rd_kafka_consumer_group_metadata_destroy(metadata);
+        (named && generation > 0).then_some(generation)
+    }
+}
+
 /// How many events wait to be polled from the client's main queue.
 pub(crate) fn main_events<C: ClientContext>(client: &Client<C>) -> usize {
     // SAFETY: the client lives; the handle got is given back.

@@ -1,14 +1,13 @@
 //! Batches whose outputs and offsets are committed in one transaction: the consumer's part of it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::consumer::attempt::{Cause, Failed};
 use crate::consumer::desk::Hold;
 use crate::consumer::ledger::{CommitOffset, TopicPartition};
+use crate::consumer::membership::Membership;
 use crate::consumer::{Consumer, Summary, bury, first_of};
 use crate::error::{BoxError, Error, Result};
 use crate::message::arena::Arena;
@@ -19,7 +18,7 @@ pub(crate) trait Transactions {
     fn attempt(&mut self, arena: &Arena) -> Result<(), Failed>;
 
     /// Commits the outputs of the last attempt together with these offsets.
-    fn commit(&mut self, offsets: &TopicPartitionList, group: &Arc<ConsumerGroupMetadata>) -> Outcome;
+    fn commit(&mut self, offsets: &TopicPartitionList, member: &Membership) -> Outcome;
 
     /// Sees to it that whatever was begun before has ended, well or not, in this process or an earlier one. An open
     /// transaction would hold back the group's offsets.
@@ -86,12 +85,15 @@ impl Consumer {
         let _hold = Hold(link);
         // Asked while the records are held, and before it is known that they are still ours: if one of their partitions
         // went away in between, the answer could be from a time when it is somebody else's.
-        let group = link.group_metadata()?;
+        let Some(member) = link.membership()? else {
+            desk.pause();
+            return Ok(true);
+        };
         let Some(offsets) = desk.offsets(&link.lock()) else { return Ok(true) };
         // What is done of an attempt that failed has lost its outputs.
         let mut attempt = transactions.attempt(desk.handed()).map_err(|failed| Failed { done: 0, ..failed });
         if attempt.is_ok() {
-            match transactions.commit(&list(&offsets)?, &group.0) {
+            match transactions.commit(&list(&offsets)?, &member) {
                 Outcome::Committed => desk.committed(link, &offsets),
                 Outcome::Aborted(error) => {
                     let pause = desk.pause();

@@ -1,17 +1,16 @@
 //! What the caller's thread and the fetch thread share.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::consumer::fetch::commits::not_committed;
 use crate::consumer::health::OffsetReset;
 use crate::consumer::ledger::{Epoch, Ledger, PartitionId, TopicPartition};
+use crate::consumer::membership::Membership;
 use crate::consumer::progress::StallCause;
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
@@ -69,15 +68,6 @@ impl<T> Question<T> {
                 None
             }
         }
-    }
-}
-
-/// The group, its generation and this member, which fence a transaction's offsets.
-pub(super) struct GroupMetadata(pub(super) Arc<ConsumerGroupMetadata>);
-
-impl fmt::Debug for GroupMetadata {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("GroupMetadata")
     }
 }
 
@@ -149,9 +139,9 @@ impl Link {
         })
     }
 
-    pub(super) fn group_metadata(&self) -> Result<GroupMetadata> {
-        let answer = self.ask(|state| &mut state.group_metadata)?;
-        answer.ok_or_else(|| Error::Closed("librdkafka gave no group metadata".into()))
+    /// None: this consumer is no member of its group just now.
+    pub(super) fn membership(&self) -> Result<Option<Membership>> {
+        self.ask(|state| &mut state.membership)
     }
 
     /// Nothing that was taken counts any more: all partitions start again from the group's committed offsets.
@@ -228,8 +218,8 @@ pub(super) struct State {
     pub(super) fatal: Option<Code>,
     /// Partitions that stand still, each with its offset and why: for every call, until they go away.
     pub(super) stopped: Vec<(PartitionId, i64, Code)>,
-    /// The group as it is now.
-    pub(super) group_metadata: Question<Option<GroupMetadata>>,
+    /// In whose name offsets can be committed now.
+    pub(super) membership: Question<Option<Membership>>,
     /// To read all partitions again from the group's committed offsets.
     pub(super) restart: Question<()>,
     /// As of the last look.

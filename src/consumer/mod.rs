@@ -15,6 +15,7 @@ mod health;
 mod lanes;
 mod ledger;
 mod link;
+mod membership;
 mod policy;
 mod progress;
 #[cfg(feature = "tokio")]
@@ -36,6 +37,7 @@ pub(crate) use attempt::{Failed, attempt};
 pub use builder::{Commit, ConsumerBuilder};
 pub(crate) use exactly_once::{Outcome, Transactions};
 pub use health::{Health, OffsetReset, Stall, StallCause};
+pub(crate) use membership::Membership;
 pub use policy::{Backoff, GiveUp, OnError, OnUndecodable};
 
 use crate::consumer::attempt::Attempt;

@@ -25,7 +25,8 @@ use crate::consumer::fetch::resets::Gap;
 use crate::consumer::fetch::watch::{Restart, Watch};
 use crate::consumer::lanes::{Lane, Lanes};
 use crate::consumer::ledger::{Ledger, PartitionId};
-use crate::consumer::link::{GroupMetadata, Link, Question};
+use crate::consumer::link::{Link, Question};
+use crate::consumer::membership::Membership;
 use crate::consumer::progress::Progress;
 use crate::consumer::topic_ids::TopicIds;
 
@@ -331,9 +332,9 @@ impl Fetch {
 
     /// Answers what the caller's side waits for.
     fn serve_caller(&mut self) {
-        if self.link.lock().group_metadata.is_asked() {
-            let metadata = self.reader.consumer().group_metadata().map(|metadata| GroupMetadata(Arc::new(metadata)));
-            self.link.lock().group_metadata = Question::Answered(metadata);
+        if self.link.lock().membership.is_asked() {
+            let membership = Membership::of(self.reader.consumer());
+            self.link.lock().membership = Question::Answered(membership);
             self.link.wake_caller();
         }
         if self.link.lock().restart.is_asked() {
