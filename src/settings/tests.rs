@@ -334,3 +334,24 @@ fn secrets_are_in_no_text() {
         assert!(!format!("{error} {error:?}").contains(MARKER));
     }
 }
+
+/// Another client of the same service reaches the same brokers in the same way, and does what it does in its own.
+#[test]
+fn how_the_brokers_are_reached_can_be_taken_over() {
+    let map = [
+        ("security.protocol", "plaintext"),
+        ("sasl.username", "me"),
+        ("ssl.ca.location", "/ca"),
+        ("socket.keepalive.enable", "true"),
+        ("broker.address.family", "v4"),
+        ("session.timeout.ms", "7000"),
+        ("group.instance.id", "one"),
+    ];
+    let managed = [("bootstrap.servers", "localhost:1"), ("group.id", "g")];
+    let settings = Settings::consumer().map(map).resolve_with(env(&[]), &managed).unwrap();
+    let mut taken: Vec<_> = settings.connection().map(|(key, _)| key.to_owned()).collect();
+    taken.sort();
+    let mut expected: Vec<_> = map[..5].iter().map(|(key, _)| (*key).to_owned()).collect();
+    expected.sort();
+    assert_eq!(taken, expected);
+}

@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use crate::support::kafka::client;
 use crate::support::{
     TestTopic, committed, consume_all, consumer, create_topic_with, delete_topic, envelope, eventually, group,
-    produce_numbers, produce_raw, produce_raw_batch, shared_broker, unique,
+    keep_logs, logged, produce_numbers, produce_raw, produce_raw_batch, shared_broker, unique,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -150,9 +150,10 @@ fn partial_success_shrinks_what_is_retried() {
     assert_eq!(committed(broker, &group, &topic, 0), Some(6));
 }
 
-/// A record that is skipped is counted and committed, the others are handled.
+/// A record that is skipped is counted, logged with its place and committed; the others are handled.
 #[test]
 fn skipped_records_are_counted_and_committed() {
+    keep_logs();
     let (broker, group) = (shared_broker(), group());
     let topic = TestTopic::new(broker, 1);
     produce_numbers(broker, &topic, 0, 0..6);
@@ -173,6 +174,10 @@ fn skipped_records_are_counted_and_committed() {
         .unwrap();
     assert_eq!(handled, [1, 2, 4]);
     assert_eq!((done.records, done.skipped, done.dead_lettered, done.committed), (6, 3, 0, true));
+    for number in [0, 3, 5] {
+        let line = format!("{}:0:{number}:{number} is skipped after attempt 2: bad", &*topic);
+        assert_eq!(logged(&["ERROR", &line]).len(), 1);
+    }
     assert_eq!(committed(broker, &group, &topic, 0), Some(6));
 }
 
