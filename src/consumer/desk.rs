@@ -336,3 +336,7 @@ impl Desk {
         self.go_on()
     }
 }
+
+#[cfg(test)]
+#[path = "desk_tests.rs"]
+mod tests;
