@@ -194,9 +194,10 @@ impl Consumer {
     /// `None`: the consumer was stopped, or nothing came within `idle_timeout` where one is set.
     ///
     /// # Errors
-    /// [`Error::Handler`] and [`Error::Undecodable`] as said under [Failures](#failures), [`Error::NotCommitted`] where
-    /// the handled batch could not be committed within 5 seconds (it is committed with the next one, or handed over
-    /// again after a restart), [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on.
+    /// [`Error::Handler`] and [`Error::Undecodable`] as said under [Failures](#failures), [`Error::DeadLetter`] where a
+    /// record is to be given up and its dead letter cannot be written, [`Error::NotCommitted`] where the handled batch
+    /// could not be committed within 5 seconds (it is committed with the next one, or handed over again after a restart),
+    /// [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on.
     pub fn process<T, F>(&mut self, mut handler: F) -> Result<Option<Done>>
     where
         T: DeserializeOwned,
