@@ -14,10 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use chrono::Utc;
-use common::Broker;
-use kafka_envelope::low_level::create_consumer;
-use kafka_envelope::rdkafka::consumer::Consumer as _;
-use kafka_envelope::rdkafka::{Offset, TopicPartitionList};
+use common::{Broker, heading};
 use kafka_envelope::{Batch, Consumer, HandlerError, Message, Producer, Ref, stage_latencies};
 use serde::{Deserialize, Serialize};
 
@@ -42,12 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let brokers = broker.bootstrap_servers();
     let orders = broker.topic("orders", PARTITIONS)?;
     let invoices = broker.topic("invoices", PARTITIONS)?;
-    match &broker {
-        Broker::Embedded(_) => {
-            println!("On a broker inside this process; with KAFKA_BOOTSTRAP_SERVERS=host:port, on yours.")
-        }
-        Broker::Yours { .. } => println!("On the broker at {brokers}."),
-    }
+    println!("{broker}");
 
     heading(&format!("shop: orders into the topic {orders}"));
     let shop = Producer::new("shop", brokers)?;
@@ -69,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("batch 1    ok      {:>4} records  {}", done.records, done.reference);
 
     // The next batch fails before an invoice is sent.
-    let before = committed(brokers, &group, &orders)?;
+    let before = broker.committed(&group, &orders, PARTITIONS)?;
     println!("           committed: {before}");
     let mut failed = String::new();
     let failure = consumer.process(|batch: &Batch<Order>| {
@@ -78,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         Err("the tax office does not answer".into())
     });
     let Err(error) = failure else { return Err("the second batch did not fail".into()) };
-    let after = committed(brokers, &group, &orders)?;
+    let after = broker.committed(&group, &orders, PARTITIONS)?;
     println!("           error:     {error}");
     println!("           committed: {after}");
     if before != after {
@@ -106,7 +98,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         Ok(())
     })?;
-    println!("           committed: {}", committed(brokers, &group, &orders)?);
+    println!("           committed: {}", broker.committed(&group, &orders, PARTITIONS)?);
     let of_failed_batch = of_failed_batch.ok_or("the failed batch did not come again")?;
     println!("{billed} orders in, {billed} invoices out, in {batches} batches");
     consumer.close(Duration::from_secs(5))?;
@@ -141,10 +133,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     show_lineage(&example.ok_or("the invoice did not come")?)
 }
 
-fn heading(text: &str) {
-    println!("\n== {text}");
-}
-
 fn new_orders() -> Vec<Message<Order>> {
     let order = |number: usize| {
         let sku = ["apples", "pears", "plums"][number % 3].to_owned();
@@ -163,22 +151,6 @@ fn bill(batch: &Batch<Order>, producer: &Producer, invoices: &str) -> Result<(),
     let messages: Vec<_> = batch.iter().map(|order| Message::new(invoice(&order.payload)).caused_by(order)).collect();
     producer.produce_batch(invoices, &messages)?;
     Ok(())
-}
-
-/// The next offset of each partition that the group has committed, asked of the broker itself.
-fn committed(brokers: &str, group: &str, topic: &str) -> Result<String, Box<dyn Error>> {
-    let client = create_consumer(brokers, group, [("client.id", "quickstart")])?;
-    let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_range(topic, 0, PARTITIONS - 1);
-    let answer = client.committed_offsets(partitions, Duration::from_secs(10))?;
-    let mut texts = Vec::new();
-    for entry in answer.elements() {
-        texts.push(match entry.offset() {
-            Offset::Offset(next) => format!("{}={next}", entry.partition()),
-            _ => format!("{}=none", entry.partition()),
-        });
-    }
-    Ok(format!("{topic}[{}]", texts.join(",")))
 }
 
 /// From the message back to the one that was made from nothing, then how long each stage took.

@@ -5,12 +5,15 @@
 use std::cell::RefCell;
 use std::env;
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use futures_executor::block_on;
-use kafka_envelope::rdkafka::ClientConfig;
+use kafka_envelope::low_level::create_consumer;
 use kafka_envelope::rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use kafka_envelope::rdkafka::client::DefaultClientContext;
+use kafka_envelope::rdkafka::consumer::Consumer as _;
+use kafka_envelope::rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use kafka_envelope::testing::EmbeddedBroker;
 use uuid::Uuid;
 
@@ -52,7 +55,15 @@ impl Broker {
 
     /// Creates a topic, and returns its name.
     pub(crate) fn topic(&self, name: &str, partitions: i32) -> Result<String, Box<dyn Error>> {
-        let name = self.name(name);
+        self.create(self.name(name), partitions)
+    }
+
+    /// Creates the topic where this topic's dead letters go, and returns its name.
+    pub(crate) fn dead_letter_topic(&self, topic: &str) -> Result<String, Box<dyn Error>> {
+        self.create(format!("{topic}-dlt"), 1)
+    }
+
+    fn create(&self, name: String, partitions: i32) -> Result<String, Box<dyn Error>> {
         match self {
             Self::Embedded(broker) => broker.create_topic(&name, partitions)?,
             Self::Yours { topics, .. } => {
@@ -66,6 +77,22 @@ impl Broker {
             }
         }
         Ok(name)
+    }
+
+    /// The next offset of each partition that the group has committed, asked of the broker itself.
+    pub(crate) fn committed(&self, group: &str, topic: &str, partitions: i32) -> Result<String, Box<dyn Error>> {
+        let client = create_consumer(self.bootstrap_servers(), group, [("client.id", "onlooker")])?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(topic, 0, partitions - 1);
+        let answer = client.committed_offsets(list, Duration::from_secs(10))?;
+        let mut texts = Vec::new();
+        for entry in answer.elements() {
+            texts.push(match entry.offset() {
+                Offset::Offset(next) => format!("{}={next}", entry.partition()),
+                _ => format!("{}=none", entry.partition()),
+            });
+        }
+        Ok(format!("{topic}[{}]", texts.join(",")))
     }
 
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>, Box<dyn Error>> {
@@ -86,12 +113,27 @@ impl Broker {
     }
 }
 
+impl fmt::Display for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(_) => {
+                f.write_str("On a broker inside this process; with KAFKA_BOOTSTRAP_SERVERS=host:port, on yours.")
+            }
+            Self::Yours { bootstrap_servers, .. } => write!(f, "On the broker at {bootstrap_servers}."),
+        }
+    }
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         if let Err(error) = self.delete_topics() {
             eprintln!("could not clean up: {error}");
         }
     }
+}
+
+pub(crate) fn heading(text: &str) {
+    println!("\n== {text}");
 }
 
 fn patience() -> AdminOptions {

@@ -51,6 +51,7 @@ fn the_examples_run_without_a_broker() {
         ("low_level", "3 orders billed"),
         ("producer", "stream:  1000 acknowledged"),
         ("quickstart", "1000 orders in, 1000 invoices out, "),
+        ("retry_and_dead_letter", "60 records = 57 handled + 3 dead letters"),
         ("testing_a_service", "2 orders looked at"),
     ] {
         let printed = run(name, None);
