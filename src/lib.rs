@@ -68,10 +68,10 @@
 //!
 //! # Failures
 //!
-//! A handler answers `Ok(())` or a [`HandlerError`], and `?` turns any error into one. The first failure, a panic too,
-//! ends the run with [`Error::Handler`]; nothing of the batch is committed, and the next call hands it over first. A
-//! handler that knows how far it came says so, and what stands before is committed: [`HandlerError::at`], or
-//! [`Batch::each`], which does it by itself.
+//! A handler answers `Ok(())` or a [`HandlerError`], and `?` turns any error into one. A panic is a failure too. By
+//! default the first failure ends the run with [`Error::Handler`]; nothing of the batch is committed, and the next call
+//! hands it over first. A handler that knows how far it came says so, and what stands before is committed:
+//! [`HandlerError::at`], or [`Batch::each`], which does it by itself.
 //!
 //! ```
 //! use kafka_envelope::{Batch, HandlerError};
@@ -88,6 +88,78 @@
 //! partition, offset and key, the rule that failed and where, and shows a short excerpt of the payload at most.
 //! [`Error::is_retriable`] says whether the same call may succeed later, [`Error::is_fatal`] whether a new client has
 //! to be built.
+//!
+//! **Policies** let the run go on. [`ConsumerBuilder::on_error`] takes an [`OnError`]: how often a batch that failed is
+//! handed over again, and what then becomes of it. [`ConsumerBuilder::on_undecodable`] takes an [`OnUndecodable`], for
+//! records that cannot be read; those are not tried again.
+//!
+//! - Attempts are counted for each record; [`Batch::attempt`] tells the handler. Batches come again from memory, after
+//!   the pauses of a [`Backoff`].
+//! - A failure with an index is one of the record at the index. A failure without counts for every record that was
+//!   handed over, so after the last attempt all of them are given up; with [`OnError::bisect`] the batch is halved
+//!   instead, until only records are given up that failed alone.
+//! - [`GiveUp::Skip`] logs the record and commits it. [`GiveUp::DeadLetter`] writes it to the topic's name with `-dlt`
+//!   after it, or to [`ConsumerBuilder::dead_letter_topic`], and commits it once that is acknowledged. [`Summary`] and
+//!   [`Done`] count both.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use kafka_envelope::testing::EmbeddedBroker;
+//! use kafka_envelope::{Backoff, Batch, Consumer, GiveUp, Message, OnError, OnUndecodable, Producer};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let broker = EmbeddedBroker::start()?;
+//! let brokers = broker.bootstrap_servers();
+//! broker.create_topic("orders", 1)?;
+//! broker.create_topic("orders-dlt", 1)?;
+//! let orders: Vec<_> = [3, 0, 5].map(Message::new).into();
+//! Producer::new("shop", brokers)?.produce_batch("orders", &orders)?;
+//!
+//! let backoff = Backoff { first: Duration::from_millis(10), attempts: 3, ..Backoff::default() };
+//! let mut consumer = Consumer::builder("billing", brokers, "billing-group")
+//!     .topics(["orders"])
+//!     .on_error(OnError::retry(backoff).then(GiveUp::DeadLetter).bisect(true))
+//!     .on_undecodable(OnUndecodable::DeadLetter)
+//!     .build()?;
+//! let (stopper, mut total) = (consumer.stopper(), 0);
+//! let summary = consumer.run(|batch: &Batch<u32>| {
+//!     if batch.iter().any(|order| order.payload == 0) {
+//!         return Err("an order of nothing".into()); // does not say which: the batch is halved
+//!     }
+//!     total += batch.iter().map(|order| order.payload).sum::<u32>();
+//!     if total == 8 {
+//!         stopper.stop();
+//!     }
+//!     Ok(())
+//! })?;
+//! assert_eq!((summary.records, summary.dead_lettered), (3, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A dead letter has its record's key, value and headers. Added are the headers of Spring Kafka's dead letters
+//! (`kafka_dlt-original-topic`, `kafka_dlt-exception-message` and others), and `kafka_dlt-attempts`.
+//! The example `retry_and_dead_letter` shows all of it.
+//!
+//! # Async
+//!
+//! With the feature `tokio`, `Consumer::run_async` takes an async handler and `Consumer::run_async_until` a future that
+//! shuts it down; failures, policies and commits are those of [`Consumer::run`]. A run whose future is dropped commits
+//! nothing of its batch. `Producer::produce_async` and `Producer::produce_batch_async` wait without blocking the
+//! thread; a [`Pending`] is a future on any executor, without the feature. [`Consumer::close`] blocks, and so does
+//! dropping a consumer: give them a thread with `tokio::task::spawn_blocking`. A handler whose run is spawned is an
+//! `async move` closure.
+//!
+//! # Health
+//!
+//! [`Consumer::health`] gives a [`Health`] that any thread can ask while the consumer runs, for a probe or a metric.
+//! [`Health::is_healthy`] sums up; [`Health::stalls`] names partitions that have a backlog and made no progress for
+//! [`stall_timeout`](ConsumerBuilder::stall_timeout), and why; [`Health::handler_overdue`] tells of a handler that
+//! works on one batch for longer than [`handler_timeout`](ConsumerBuilder::handler_timeout), where that is set; then
+//! the consumer stops polling, so that the group goes on without it. [`Health::resets`] lists records that the log no
+//! longer had when they should have been read. [`max_window`](ConsumerBuilder::max_window) bounds how far a partition
+//! is read beyond a record that hangs.
 //!
 //! # Producing
 //!
@@ -124,7 +196,7 @@
 //! | feature | brings |
 //! |---|---|
 //! | `signal` | `Consumer::stop_on_signals`: SIGINT and SIGTERM |
-//! | `tokio` | `Producer::produce_async` and `Producer::produce_batch_async` |
+//! | `tokio` | `Consumer::run_async`, `Producer::produce_async` and `produce_batch_async`; needs tokio's time driver |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
 //! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
 //! | `zstd` | zstd compression; gzip, lz4 and snappy are always there |
