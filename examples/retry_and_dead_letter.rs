@@ -86,9 +86,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     heading("Nothing is lost");
     println!("{records} records = {} handled + {} dead letters", handled.len(), found.len());
+    let committed = broker.committed(&group, &orders, 1)?;
+    println!("committed: {committed}");
     let accounted: BTreeSet<_> = handled.union(&found).cloned().collect();
     if accounted != sent || handled.len() + found.len() != records {
         return Err("some are missing".into());
+    }
+    if committed != format!("{orders}[0={records}]") {
+        return Err("not all are committed".into());
     }
     Ok(())
 }
