@@ -372,3 +372,7 @@ fn without(partitions: &TopicPartitionList, less: &[(Arc<str>, i32)]) -> TopicPa
     }
     rest
 }
+
+#[cfg(test)]
+#[path = "reassign_tests.rs"]
+mod tests;

@@ -1,0 +1,154 @@
+//! Partitions are given to librdkafka anew, again and again while they are read: nothing is skipped or comes twice.
+
+use std::collections::BTreeMap;
+
+use super::watch::Restart;
+use super::*;
+use crate::message::Message;
+use crate::producer::Producer;
+use crate::settings::Settings;
+use crate::testing::EmbeddedBroker;
+
+const PARTITIONS: i32 = 3;
+const RECORDS: i64 = 4_000;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn broker() -> EmbeddedBroker {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", PARTITIONS).unwrap();
+    let producer = Producer::new("test", broker.bootstrap_servers()).unwrap();
+    let messages: Vec<_> = (0..RECORDS * i64::from(PARTITIONS))
+        .map(|number| Message::new(number).partition((number % i64::from(PARTITIONS)) as i32))
+        .collect();
+    producer.produce_batch("t", &messages).unwrap();
+    broker
+}
+
+/// Ends its client also where the test fails.
+struct Ending(Fetch);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.reader.consumer().context().close();
+    }
+}
+
+fn fetch(broker: &EmbeddedBroker, strategy: &str) -> Ending {
+    let managed = [("bootstrap.servers", broker.bootstrap_servers()), ("group.id", "g")];
+    // Small fetches, so that a reassignment finds some under way.
+    let settings = Settings::consumer().client_id("test").map([
+        ("partition.assignment.strategy", strategy),
+        ("fetch.message.max.bytes", "1000"),
+        ("queued.min.messages", "200"),
+    ]);
+    let client = settings.resolve(&managed).unwrap().create(Context::default()).unwrap();
+    let link = Arc::new(Link::default());
+    let bell = Arc::clone(&link);
+    let reader = Reader::new(client, move || bell.bell.ring()).unwrap();
+    reader.consumer().subscribe(&["t"]).unwrap();
+    let options = Options {
+        batch_size: 50,
+        batch_bytes: 1 << 20,
+        drain_budget: Duration::from_secs(1),
+        max_poll_interval: Duration::from_secs(300),
+        stall_timeout: PATIENCE * 2,
+        handler_timeout: None,
+        max_window: 1_000_000,
+        group: "g".into(),
+        committed_only: true,
+        resets_to_end: false,
+    };
+    Ending(Fetch::new(reader, link, options))
+}
+
+impl Fetch {
+    fn all(&self) -> Vec<PartitionId> {
+        self.lanes.iter().map(|lane| lane.id).collect()
+    }
+
+    /// One turn, and the batch that is ready after it, with what came: (partition, offset).
+    fn batch(&mut self) -> Option<(Arena, Vec<(i32, i64)>)> {
+        self.turn();
+        let ready = self.link.lock().ready.take();
+        let Some(ready) = ready else {
+            self.link.bell.wait(Duration::from_millis(5));
+            return None;
+        };
+        let records = ready.arena.records().iter();
+        let seen = records.map(|record| (ready.arena.source(record).partition, record.offset)).collect();
+        Some((ready.arena, seen))
+    }
+}
+
+#[test]
+fn reassigned_where_it_stands_a_partition_goes_on_exactly_there() {
+    for strategy in ["cooperative-sticky", "range,roundrobin"] {
+        let broker = broker();
+        let mut ending = fetch(&broker, strategy);
+        let fetch = &mut ending.0;
+        let deadline = Instant::now() + PATIENCE;
+        let mut next: BTreeMap<i32, i64> = (0..PARTITIONS).map(|partition| (partition, 0)).collect();
+        let (mut batches, mut reassigned) = (0, 0);
+        while next.values().any(|next| *next < RECORDS) {
+            assert!(Instant::now() < deadline, "{next:?} with {strategy} after {reassigned} reassignments");
+            let Some((arena, seen)) = fetch.batch() else { continue };
+            for (partition, offset) in seen {
+                let next = next.get_mut(&partition).unwrap();
+                assert_eq!(offset, *next, "partition {partition} with {strategy}");
+                *next += 1;
+            }
+            let mut state = fetch.link.lock();
+            state.complete(&arena, arena.len());
+            state.recycle(arena);
+            drop(state);
+            batches += 1;
+            if batches % 3 == 0 {
+                let ids = fetch.all();
+                reassigned += u32::from(fetch.reassign(&ids[batches / 3 % ids.len()..], Restart::Next));
+            }
+        }
+        assert!(reassigned > 10, "{reassigned} with {strategy}");
+        fetch.confirm(deadline).unwrap();
+    }
+}
+
+#[test]
+fn reassigned_from_the_committed_offset_a_partition_comes_again_from_there() {
+    for strategy in ["cooperative-sticky", "range,roundrobin"] {
+        let broker = broker();
+        let mut ending = fetch(&broker, strategy);
+        let fetch = &mut ending.0;
+        let deadline = Instant::now() + PATIENCE;
+        let mut next: BTreeMap<i32, i64> = (0..PARTITIONS).map(|partition| (partition, 0)).collect();
+        let mut committed = next.clone();
+        let mut batches = 0;
+        while next.values().any(|next| *next < RECORDS) {
+            assert!(Instant::now() < deadline, "{next:?} with {strategy}");
+            let Some((arena, seen)) = fetch.batch() else { continue };
+            for (partition, offset) in seen {
+                let next = next.get_mut(&partition).unwrap();
+                assert_eq!(offset, *next, "partition {partition} with {strategy}");
+                *next += 1;
+            }
+            batches += 1;
+            if batches % 10 == 9 {
+                // This one is given up, and with it what was taken after it.
+                let ids = fetch.all();
+                fetch.confirm(deadline).unwrap();
+                if fetch.reassign(&ids, Restart::Committed) {
+                    next.clone_from(&committed);
+                    let stale = arena.sources().all(|source| !fetch.link.lock().ledger.is_current(source.tag));
+                    assert!(stale, "what is said of it would count");
+                    continue;
+                }
+            }
+            let mut state = fetch.link.lock();
+            state.complete(&arena, arena.len());
+            state.recycle(arena);
+            drop(state);
+            committed.clone_from(&next);
+        }
+        assert!(batches > 20, "{batches} with {strategy}");
+        fetch.confirm(deadline).unwrap();
+    }
+}
