@@ -247,8 +247,7 @@ fn gaps_of_compaction_are_no_loss() {
     let left = eventually(PATIENCE, "the log is compacted", || {
         // Each time a segment that can be compacted.
         produce_raw(servers, &topic, 0, Some(b"other"), Some(&envelope(&60u64)));
-        let offsets: BTreeSet<i64> =
-            consume_all(servers, &topic).iter().map(|record| rdkafka::Message::offset(record)).collect();
+        let offsets: BTreeSet<i64> = consume_all(servers, &topic).iter().map(rdkafka::Message::offset).collect();
         let last = *offsets.last()?;
         (offsets.len() as i64 + 20 < last).then_some(offsets.len())
     });

@@ -237,8 +237,8 @@ impl Fetch {
     /// [`Restart::Next`].
     pub(in crate::consumer) fn reassign(&mut self, ids: &[PartitionId], from: Restart) -> bool {
         let consumer = self.reader.consumer();
-        // A rebalance that waits for its answer would take this for it. An answer in the same moment cannot be told
-        // apart; it then is completed by the real one, which comes right after.
+        // A rebalance that waits for its answer would take this for it. One that begins in this very moment still can;
+        // the real answer follows it.
         if self.reader.events() > 0 || consumer.context().has_rebalance() || consumer.assignment_lost() {
             return false;
         }
