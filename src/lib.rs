@@ -170,6 +170,7 @@
 //! the consumer stops polling, so that the group goes on without it. [`Health::resets`] lists records that the log no
 //! longer had when they should have been read. [`max_window`](ConsumerBuilder::max_window) bounds how far a partition
 //! is read beyond a record that hangs.
+//!
 //! # Producing
 //!
 //! [`Producer::produce`] and [`Producer::produce_batch`] wait for the acknowledgement of every in-sync replica;

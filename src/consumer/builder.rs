@@ -171,8 +171,8 @@ impl ConsumerBuilder {
     /// that hangs does not let ever more be repeated after it. Not less than `batch_size`.
     ///
     /// Offsets, not records: in a log with large gaps, as compaction leaves them, it is reached with fewer records.
-    pub fn max_window(mut self, records: usize) -> Self {
-        self.max_window = Some(records);
+    pub fn max_window(mut self, offsets: usize) -> Self {
+        self.max_window = Some(offsets);
         self
     }
 

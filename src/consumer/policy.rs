@@ -113,9 +113,9 @@ pub struct Backoff {
 }
 
 impl Default for Backoff {
-    /// 5 attempts, after pauses of 100, 200, 400 and 800 ms, each cut by up to a fifth.
+    /// 7 attempts in about 6 seconds: pauses of 100 ms, 200 ms and so on up to 3.2 s, each cut by up to a fifth.
     fn default() -> Self {
-        Self { first: Duration::from_millis(100), max: Duration::from_secs(30), factor: 2.0, jitter: 0.2, attempts: 5 }
+        Self { first: Duration::from_millis(100), max: Duration::from_secs(30), factor: 2.0, jitter: 0.2, attempts: 7 }
     }
 }
 
