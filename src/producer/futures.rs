@@ -54,13 +54,13 @@ impl Inner {
     ) -> Result<(Submitted, Claim)> {
         let mut sending = self.begin(topic, messages, oversize)?;
         // From the first record on: the future may be dropped between two.
-        let claim = Claim::new(sending.tracker(), self.client.context());
+        let claim = Claim::new(&sending.submitted.tracker, self.client.context());
         while let Some(record) = sending.next() {
             if let Err(error) = self.enqueue_async(record).await {
                 sending.refused(error);
             }
         }
-        Ok((sending.submitted(), claim))
+        Ok((sending.submitted, claim))
     }
 
     async fn enqueue_async(&self, mut record: NativeRecord<'_>) -> Result<(), KafkaError> {

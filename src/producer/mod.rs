@@ -236,7 +236,7 @@ impl Inner {
                 sending.refused(error);
             }
         }
-        Ok(sending.submitted())
+        Ok(sending.submitted)
     }
 
     /// Gives one record to librdkafka, which copies it. Waits while the queue is full.

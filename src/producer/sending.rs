@@ -63,7 +63,7 @@ pub(super) struct Sending<'a, T> {
     written: Vec<Written>,
     /// How many of them were handed out.
     taken: usize,
-    submitted: Submitted,
+    pub(super) submitted: Submitted,
 }
 
 /// Messages that were given to librdkafka.
@@ -131,14 +131,6 @@ impl<T> Sending<'_, T> {
         for index in refused {
             let _ = self.submitted.tracker.settle(index, Err(Failure::not_sent(error.clone())));
         }
-    }
-
-    pub(super) fn tracker(&self) -> &Arc<Tracker> {
-        &self.submitted.tracker
-    }
-
-    pub(super) fn submitted(self) -> Submitted {
-        self.submitted
     }
 }
 
