@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use kafka_envelope::{Batch, Consumer, Error};
 
 use crate::support::{
-    Broker, TestTopic, Worker, committed, consumer, create_topic, emit, eventually, group, produce_numbers,
-    shared_broker, unique,
+    Broker, TestTopic, committed, consumer, create_topic, group, produce_numbers, shared_broker, unique,
 };
+#[cfg(feature = "signal")]
+use crate::support::{Worker, emit, eventually};
 
 /// What a run may take to return after `stop`, with the client's own end: 5 s for the last commit, 5 s for the drop,
 /// and as much again for a busy machine.
@@ -142,6 +143,7 @@ fn a_consumer_whose_broker_is_frozen_stops() {
 }
 
 /// Handles its one batch until it is told to go on, on a file's appearance, then returns from `run`.
+#[cfg(feature = "signal")]
 #[test]
 fn a_signalled_worker() {
     let Some((broker, topic, group, gate)) = Worker::arguments::<(String, String, String, String)>(WORKER) else {
@@ -159,9 +161,11 @@ fn a_signalled_worker() {
     emit(&summary.records);
 }
 
+#[cfg(feature = "signal")]
 const WORKER: &str = "stop::a_signalled_worker";
 
 /// SIGTERM lets the batch in hand be finished and committed; a second one ends the process at once, uncommitted.
+#[cfg(feature = "signal")]
 #[test]
 fn a_signal_drains_and_a_second_one_exits() {
     let broker = shared_broker();
