@@ -122,6 +122,19 @@ pub enum Error {
         reason: String,
     },
 
+    /// A transaction was not committed, or it is not known whether it was.
+    #[error("transaction of `{transactional_id}`: {step}: {}; {outcome}", reason(source))]
+    Transaction {
+        /// The `transactional.id`.
+        transactional_id: Box<str>,
+        /// The call of Kafka's that failed, `commit_transaction` for one.
+        step: &'static str,
+        /// What became of the transaction.
+        outcome: TransactionOutcome,
+        /// What librdkafka or the broker said.
+        source: KafkaError,
+    },
+
     /// A partition cannot be read on.
     #[error("partition {topic}:{partition} stopped at offset {offset}: {source}")]
     Partition {
@@ -142,6 +155,40 @@ pub enum Error {
     /// An error of the Kafka client itself.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
+}
+
+/// What became of a transaction that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TransactionOutcome {
+    /// Nothing of it counts: no reader of committed records sees it, and no offset was committed.
+    Aborted,
+    /// Whether it was committed is not known. The group's committed offsets say, once a new client has taken over the
+    /// `transactional.id`.
+    Unknown,
+    /// Another producer with the same `transactional.id` has taken over. If the transaction was about to be committed,
+    /// only the group's committed offsets say whether it was.
+    Fenced,
+}
+
+impl fmt::Display for TransactionOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Aborted => "aborted, it can be run again",
+            Self::Unknown => "it may be committed: go on from the committed offsets",
+            Self::Fenced => {
+                "another producer with this id has taken over: give each process an id of its own, or let this one end"
+            }
+        })
+    }
+}
+
+/// What went wrong in a transaction. Its error's own text leaves out why.
+fn reason(error: &KafkaError) -> String {
+    match error {
+        KafkaError::Transaction(error) => format!("{} ({})", error.string(), error.name()),
+        error => error.to_string(),
+    }
 }
 
 /// The first undelivered message, for [`Error::NotDelivered`]'s text.
@@ -174,6 +221,8 @@ impl Error {
                 *fatal || failed.iter().any(|(_, e)| matches!(e.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
             }
             Self::DeadLetter { source, .. } => source.is_fatal(),
+            // Any other failed client is replaced by the producer itself; here that would fence the one that took over.
+            Self::Transaction { outcome, .. } => *outcome == TransactionOutcome::Fenced,
             Self::Closed(_) => true,
             _ => false,
         }
@@ -191,6 +240,10 @@ impl Error {
             // Outages end. A message that is too large, or a topic that does not exist, stays so.
             Self::NotDelivered { failed, fatal, .. } => !fatal && failed.iter().all(|(_, error)| is_transient(error)),
             Self::Kafka(error) => is_transient(error),
+            // What a rebalance took away the group gives to somebody; an outage ends. Missing rights stay missing.
+            Self::Transaction { outcome, source, .. } => {
+                *outcome != TransactionOutcome::Fenced && (is_transient(source) || is_group_fencing(source))
+            }
             // The text, the setting or the payload itself has to change.
             _ => false,
         }
@@ -218,6 +271,21 @@ fn is_transient(error: &KafkaError) -> bool {
                 | Code::NotEnoughReplicas
                 | Code::NotEnoughReplicasAfterAppend
                 | Code::NetworkException
+        )
+    )
+}
+
+/// The consumer whose offsets were to be committed is, or may be, no longer the one of its partitions.
+pub(crate) fn is_group_fencing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::IllegalGeneration
+                | Code::UnknownMemberId
+                | Code::StaleMemberEpoch
+                | Code::FencedMemberEpoch
+                | Code::RebalanceInProgress
+                | Code::FencedInstanceId
         )
     )
 }

@@ -226,6 +226,7 @@ mod native;
 pub mod producer;
 pub mod settings;
 pub mod testing;
+mod transaction;
 
 pub use consumer::{
     Backoff, Commit, Consumer, ConsumerBuilder, Done, GiveUp, Health, OffsetReset, OnError, OnUndecodable, Stall,
@@ -233,11 +234,12 @@ pub use consumer::{
 };
 #[doc(inline)]
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
-pub use error::{Error, HandlerError, Result};
+pub use error::{Error, HandlerError, Result, TransactionOutcome};
 pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received};
 #[doc(inline)]
 pub use producer::{Delivery, Pending, Producer, ProducerBuilder, Report};
 pub use rdkafka;
+pub use transaction::{Outbox, TransactionalProducer, TransactionalProducerBuilder};
 
 /// The README's programs, compiled and, where they need no broker, run.
 #[cfg(doctest)]

@@ -20,6 +20,7 @@ pub struct ProducerBuilder {
     brokers: String,
     settings: Settings,
     oversize: Oversize,
+    transactional_id: Option<String>,
 }
 
 impl ProducerBuilder {
@@ -29,6 +30,7 @@ impl ProducerBuilder {
             brokers: brokers.to_owned(),
             settings: Settings::producer().client_id(service),
             oversize: Oversize::default(),
+            transactional_id: None,
         }
     }
 
@@ -58,6 +60,19 @@ impl ProducerBuilder {
         self
     }
 
+    /// Everything is sent in transactions of this id.
+    pub(crate) fn transactional(mut self, id: &str) -> Self {
+        self.settings = self
+            .settings
+            // Right after a commit the broker asks to come again, for a few milliseconds: librdkafka's 100 would be most
+            // of a transaction's time.
+            .fallback("retry.backoff.ms", "5")
+            // A topic that does not exist is told within a transaction's time.
+            .fallback("topic.metadata.propagation.max.ms", "10000");
+        self.transactional_id = Some(id.to_owned());
+        self
+    }
+
     /// Checks everything and starts the producer, which connects in the background.
     ///
     /// # Errors
@@ -66,15 +81,21 @@ impl ProducerBuilder {
     pub fn build(self) -> Result<Producer> {
         check::service(&self.service)?;
         check::brokers(&self.brokers)?;
-        let settings = self.settings.resolve(&[("bootstrap.servers", &self.brokers)])?;
+        let mut managed = vec![("bootstrap.servers", self.brokers.as_str())];
+        managed.extend(self.transactional_id.as_deref().map(|id| ("transactional.id", id)));
+        let settings = self.settings.resolve(&managed)?;
         let number = |key| settings.effective_number(key);
         let limit = usize::try_from(number("message.max.bytes")?).unwrap_or(usize::MAX);
         if number("queue.buffering.max.kbytes")?.saturating_mul(1024) < number("message.max.bytes")? {
             let reason = "is less than `message.max.bytes`: the largest messages would never fit in the queue";
             return Err(Error::setting("queue.buffering.max.kbytes", reason));
         }
-        // 0 means no limit.
-        let patience = Some(number("delivery.timeout.ms")?).filter(|millis| *millis > 0).map(Duration::from_millis);
+        // As librdkafka does it: a record cannot wait longer than its transaction. Else 0 means no limit.
+        let timeout = match self.transactional_id {
+            Some(_) => number("transaction.timeout.ms")?,
+            None => number("delivery.timeout.ms")?,
+        };
+        let patience = Some(timeout).filter(|millis| *millis > 0).map(Duration::from_millis);
         let client: Arc<Client> = Arc::new(settings.create(Context::default())?);
         let (threads, flusher) = Threads::start(&client)?;
         let Self { service, oversize, .. } = self;

@@ -115,6 +115,24 @@ impl Tracker {
         true
     }
 
+    /// The same until a deadline.
+    pub(super) fn wait_until(&self, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.done.wait_timeout_while(self.lock(), left, |state| state.left > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.left == 0
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().outcomes.len()
+    }
+
+    /// What is known to have failed by now.
+    pub(super) fn failures(&self) -> Vec<(usize, Failure)> {
+        let state = self.lock();
+        let failure = |(index, outcome): (usize, &Option<Outcome>)| Some((index, outcome.as_ref()?.clone().err()?));
+        state.outcomes.iter().enumerate().filter_map(failure).collect()
+    }
+
     /// The same as a future is asked.
     fn poll(&self, task: &TaskContext<'_>) -> Poll<()> {
         let mut state = self.lock();
@@ -141,7 +159,7 @@ fn lost() -> Failure {
 }
 
 /// What goes with a record through librdkafka.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     tracker: Arc<Tracker>,
     index: usize,
 }
@@ -154,7 +172,7 @@ impl Entry {
 
 /// rdkafka's callbacks into this crate.
 #[derive(Default)]
-pub(super) struct Context {
+pub(crate) struct Context {
     /// Records without a delivery report.
     outstanding: AtomicUsize,
     /// Failures that nobody asked for.
@@ -315,8 +333,7 @@ impl Pending {
             Some(producer) => producer.wait(&self.claim.tracker)?,
             None => {
                 // Its end purges what is left, so the report is there or about to come.
-                let deadline = Instant::now() + FLUSH_ON_DROP + CLOSE;
-                self.claim.tracker.wait(|| Instant::now() > deadline);
+                self.claim.tracker.wait_until(Instant::now() + FLUSH_ON_DROP + CLOSE);
             }
         }
         self.outcome()

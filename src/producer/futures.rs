@@ -65,7 +65,7 @@ impl Inner {
 
     async fn enqueue_async(&self, mut record: NativeRecord<'_>) -> Result<(), KafkaError> {
         let mut waiting = Waiting::default();
-        while let Some(back) = self.offer(record, &mut waiting)? {
+        while let Some(back) = self.offer(record, &mut waiting, self.patience)? {
             record = back;
             self.client.context().room().await;
         }

@@ -36,6 +36,7 @@ mod sending;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod transactional;
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,17 +53,18 @@ use crate::native;
 use crate::settings::check;
 use delivery::{Claim, Context, Entry, Failure, Tracker, is_full, not_delivered};
 use flusher::{Flusher, Request};
-use sending::{Sending, Submitted, Writer};
+use sending::{Sending, Submitted};
 use threads::Threads;
 
 pub use builder::ProducerBuilder;
 pub use delivery::{Delivery, Pending, Report};
 pub(crate) use raw::RawRecord;
+pub(crate) use sending::Writer;
 
 /// How long the last clone of a [`Producer`] waits at its end for what is still on its way.
 pub const FLUSH_ON_DROP: Duration = Duration::from_secs(5);
 
-type Client = BaseProducer<Context>;
+pub(crate) type Client = BaseProducer<Context>;
 
 type NativeRecord<'a> = BaseRecord<'a, [u8], [u8], Box<Entry>>;
 
@@ -149,7 +151,7 @@ impl Producer {
         check::topic(record.topic)?;
         self.inner.usable()?;
         let tracker = Tracker::new(1);
-        if let Err(error) = self.inner.enqueue(record.native(Entry::new(&tracker, 0))) {
+        if let Err(error) = self.inner.enqueue(record.native(Entry::new(&tracker, 0)), self.inner.patience) {
             let _ = tracker.settle(0, Err(Failure::not_sent(error)));
         }
         Ok(self.pending(Claim::new(&tracker, self.inner.client.context())))
@@ -190,7 +192,7 @@ struct Inner {
     client: Arc<Client>,
     writer: Writer,
     oversize: Oversize,
-    /// How long a full queue is waited out; none: for ever.
+    /// How long a full queue is waited out: `delivery.timeout.ms`; none: for ever.
     patience: Option<Duration>,
     flusher: Arc<Flusher>,
     threads: Threads,
@@ -232,17 +234,17 @@ impl Inner {
     fn submit<T: Serialize>(&self, topic: &str, messages: &[Message<T>], oversize: Oversize) -> Result<Submitted> {
         let mut sending = self.begin(topic, messages, oversize)?;
         while let Some(record) = sending.next() {
-            if let Err(error) = self.enqueue(record) {
+            if let Err(error) = self.enqueue(record, self.patience) {
                 sending.refused(error);
             }
         }
         Ok(sending.submitted)
     }
 
-    /// Gives one record to librdkafka, which copies it. Waits while the queue is full.
-    fn enqueue(&self, mut record: NativeRecord<'_>) -> Result<(), KafkaError> {
+    /// Gives one record to librdkafka, which copies it. Waits while the queue is full, for ever without `patience`.
+    fn enqueue(&self, mut record: NativeRecord<'_>, patience: Option<Duration>) -> Result<(), KafkaError> {
         let mut waiting = Waiting::default();
-        while let Some(back) = self.offer(record, &mut waiting)? {
+        while let Some(back) = self.offer(record, &mut waiting, patience)? {
             record = back;
             self.client.context().wait_for_room();
         }
@@ -254,6 +256,7 @@ impl Inner {
         &self,
         record: NativeRecord<'a>,
         waiting: &mut Waiting,
+        patience: Option<Duration>,
     ) -> Result<Option<NativeRecord<'a>>, KafkaError> {
         let context = self.client.context();
         context.enqueued();
@@ -263,7 +266,7 @@ impl Inner {
             return Err(error);
         }
         let (since, _) = waiting.get_or_insert_with(|| (Instant::now(), self.flusher.request()));
-        if self.patience.is_some_and(|patience| since.elapsed() > patience) {
+        if patience.is_some_and(|patience| since.elapsed() > patience) {
             return Err(error);
         }
         Ok(Some(back))

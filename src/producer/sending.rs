@@ -23,16 +23,16 @@ pub(super) const KEEP_BYTES: usize = 4 << 20;
 pub(crate) struct Writer {
     pub(super) service: String,
     /// `message.max.bytes`.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// A message that stands in a buffer.
 pub(crate) struct Written {
-    value: Range<usize>,
-    partition: Option<i32>,
-    timestamp: Option<i64>,
+    pub(crate) value: Range<usize>,
+    pub(crate) partition: Option<i32>,
+    pub(crate) timestamp: Option<i64>,
     /// What librdkafka compares to `message.max.bytes`.
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Writer {

@@ -133,7 +133,7 @@ fn the_limit_is_exactly_librdkafkas() {
         let over = text(&producer, message, 1);
         let unlimited = Writer { limit: usize::MAX, ..producer.inner.writer.clone() };
         let mut sending = Sending::new(&unlimited, TOPIC, std::slice::from_ref(&over), Oversize::Refuse).unwrap();
-        let error = producer.inner.enqueue(sending.next().unwrap()).unwrap_err();
+        let error = producer.inner.enqueue(sending.next().unwrap(), None).unwrap_err();
         assert_eq!(error.rdkafka_error_code(), Some(ErrorCode::MessageSizeTooLarge));
     }
 }

@@ -136,7 +136,7 @@ impl Override<'_> {
 #[must_use]
 pub(crate) struct Settings {
     side: Side,
-    client_id: Option<String>,
+    fallbacks: Vec<(&'static str, String)>,
     files: Vec<PathBuf>,
     maps: Vec<Vec<(String, String)>>,
 }
@@ -151,12 +151,17 @@ impl Settings {
     }
 
     fn new(side: Side) -> Self {
-        Self { side, client_id: None, files: Vec::new(), maps: Vec::new() }
+        Self { side, fallbacks: Vec::new(), files: Vec::new(), maps: Vec::new() }
     }
 
     /// The `client.id` unless it is overridden: a service's name.
-    pub(crate) fn client_id(mut self, service: impl Into<String>) -> Self {
-        self.client_id = Some(service.into());
+    pub(crate) fn client_id(self, service: impl Into<String>) -> Self {
+        self.fallback("client.id", service)
+    }
+
+    /// A property's value unless the defaults have one or it is overridden.
+    pub(crate) fn fallback(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.fallbacks.push((key, value.into()));
         self
     }
 
@@ -209,8 +214,8 @@ impl Settings {
                 overridden.insert(key, entry);
             }
         }
-        if let Some(service) = &self.client_id {
-            merged.entry("client.id".to_owned()).or_insert_with(|| service.clone());
+        for (key, value) in &self.fallbacks {
+            merged.entry((*key).to_owned()).or_insert_with(|| value.clone());
         }
         for (key, value) in managed {
             merged.insert(key.to_owned(), value.to_owned());
@@ -273,7 +278,7 @@ impl fmt::Debug for Settings {
         let keys: BTreeSet<_> = self.maps.iter().flatten().map(|(key, _)| shown(key)).collect();
         f.debug_struct("Settings")
             .field("side", &self.side)
-            .field("client_id", &self.client_id)
+            .field("fallbacks", &self.fallbacks)
             .field("files", &self.files)
             .field("keys", &keys)
             .finish()
