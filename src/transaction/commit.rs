@@ -7,8 +7,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 
 use super::calls::Failed;
-use super::membership::Membership;
 use super::{Session, TransactionalProducer};
+use crate::consumer::Membership;
 use crate::error::{Error, TransactionOutcome as Outcome, is_group_fencing};
 
 /// How long an abort may take. After that a new client ends the transaction.
@@ -18,11 +18,7 @@ const ABORT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum TransactionFailure {
     /// Nothing of it counts. The same outbox may be committed again.
-    Aborted {
-        error: Box<Error>,
-        #[cfg_attr(not(test), expect(dead_code, reason = "for exactly-once runs"))]
-        cause: Cause,
-    },
+    Aborted { error: Box<Error>, cause: Cause },
     /// It may be committed. Before anything else: [`TransactionalProducer::ready`], then the committed offsets.
     Unknown(Box<Error>),
     /// Another producer has this id: the run is over.
@@ -41,7 +37,6 @@ pub(crate) enum Cause {
 }
 
 impl TransactionFailure {
-    #[cfg_attr(not(test), expect(dead_code, reason = "for exactly-once runs"))]
     pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Aborted { error, .. } | Self::Unknown(error) | Self::Fenced(error) => *error,
@@ -82,7 +77,6 @@ impl TransactionalProducer {
 
     /// Commits what is in the outbox and the offsets in one transaction. Takes at most twice `LIMIT`, for the taking
     /// over and for itself, and the time of an abort.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for exactly-once runs"))]
     pub(crate) fn commit(
         &mut self,
         offsets: &TopicPartitionList,

@@ -2,8 +2,8 @@
 
 mod calls;
 mod commit;
-mod membership;
 mod outbox;
+mod run;
 #[cfg(test)]
 mod tests;
 
@@ -18,11 +18,8 @@ use calls::Calls;
 use outbox::Staged;
 
 pub use outbox::Outbox;
-#[cfg_attr(not(test), expect(unused_imports, reason = "for exactly-once runs"))]
-pub(crate) use {
-    commit::{Cause, TransactionFailure},
-    membership::Membership,
-};
+
+use commit::{Cause, TransactionFailure};
 
 /// The most that a transaction may take, and the taking over of its id. Half of `transaction.timeout.ms` where that is
 /// less: what the broker itself ends at its timeout looks as if another producer had taken over.
@@ -81,7 +78,6 @@ impl TransactionalProducer {
     }
 
     /// Where a handler puts its messages for the next [`TransactionalProducer::commit`]. Begins empty.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for exactly-once runs"))]
     pub(crate) fn outbox(&mut self) -> Outbox<'_> {
         Outbox::new(&self.writer, &mut self.staged)
     }

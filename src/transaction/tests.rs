@@ -2,6 +2,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::*;
+use crate::consumer::Membership;
 use crate::error::{Error, TransactionOutcome};
 use crate::message::Message;
 use crate::testing::{ApiKey, EmbeddedBroker, ErrorCode};
