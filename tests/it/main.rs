@@ -8,6 +8,7 @@ mod commit;
 mod commit_errors;
 mod crash;
 mod envelope;
+mod exactly_once;
 mod examples;
 mod failures;
 mod fuzz_bodies;
