@@ -153,10 +153,10 @@
 //!
 //! # Exactly once
 //!
-//! `Consumer::run_exactly_once` hands the handler a batch and an `Outbox`. What `Outbox::send` took and the offsets of
-//! the batch are committed in one transaction of a `TransactionalProducer`, or neither is. Each process needs a
-//! transactional id of its own, and the same when it starts again. Readers of the outputs, and the consumer itself,
-//! read with `isolation.level=read_committed`, librdkafka's default. The handler may be called again for a batch whose
+//! [`Consumer::run_exactly_once`] hands the handler a batch and an [`Outbox`]. What [`Outbox::send`] took and the
+//! offsets of the batch are committed in one transaction of a [`TransactionalProducer`], or neither is. Each process
+//! needs a transactional id of its own, and the same when it starts again. Readers of the outputs, and the consumer
+//! itself, read with `isolation.level=read_committed`, librdkafka's default. The handler may be called again for a batch whose
 //! transaction was aborted, so what it does outside of the outbox is done at least once; so are dead letters. Where
 //! [`HandlerError::at`] says that records are done, they are handed over again, because their outputs went with the
 //! rest.

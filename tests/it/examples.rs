@@ -53,6 +53,7 @@ fn the_examples_run_without_a_broker() {
         #[cfg(feature = "tokio")]
         ("async_service", "shut down: 400 orders in "),
         ("consumer_config", "sum 50005000"),
+        ("exactly_once", "1000 invoices of 1000 orders: 0 orders have none, 1000 have one"),
         ("low_level", "3 orders billed"),
         ("producer", "stream:  1000 acknowledged"),
         ("quickstart", "1000 orders in, 1000 invoices out, "),

@@ -10,6 +10,7 @@ mod crash;
 mod envelope;
 mod exactly_once;
 mod examples;
+mod examples_on_kafka;
 mod failures;
 mod fuzz_bodies;
 mod group;
@@ -19,7 +20,6 @@ mod policies;
 mod producer;
 #[cfg(feature = "tokio")]
 mod producer_async;
-mod quickstart;
 mod rebalance;
 #[cfg(feature = "tokio")]
 mod run_async;
