@@ -67,6 +67,8 @@ impl Consumer {
 
     /// One attempt with the records that come next. False: there are none, the consumer was stopped or idle.
     fn transact(&mut self, transactions: &mut impl Transactions) -> Result<bool> {
+        // Of records that were given up. Beside a transaction it could land later, and take the group's offsets back.
+        self.confirm()?;
         if let Err(error) = transactions.settle() {
             if !error.is_retriable() {
                 return Err(error);
