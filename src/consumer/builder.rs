@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consumer::context::Context;
-use crate::consumer::dead_letters::DeadLetters;
+use crate::consumer::dead_letters::{self, DeadLetters};
 use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER, desk, fetch};
 use crate::error::{Error, Result};
@@ -135,7 +135,8 @@ impl ConsumerBuilder {
     }
 
     /// Where dead letters go, instead of to the record's own topic with `-dlt` after its name. Where the brokers do not
-    /// make topics by themselves, it has to exist.
+    /// make topics by themselves, it has to exist. A pattern among the consumer's topics does not match it, unless
+    /// `topic.blacklist` is set to something else.
     ///
     /// Key, value and headers are the record's own. Added are the headers of Spring Kafka's dead letters
     /// (`kafka_dlt-original-topic`, `-partition`, `-offset`, `-timestamp`, `-consumer-group`, `kafka_dlt-exception-fqcn`,
@@ -194,33 +195,15 @@ impl ConsumerBuilder {
     /// # Errors
     /// [`Error::Setting`] for whatever cannot work, before anything connects.
     pub fn build(self) -> Result<Consumer> {
-        check::service(&self.service)?;
-        check::brokers(&self.brokers)?;
-        check::group(&self.group)?;
-        check::topics(&self.topics)?;
-        if self.batch_size == 0 {
-            return Err(Error::setting("batch_size", "must be at least 1"));
-        }
-        if self.batch_bytes == 0 {
-            return Err(Error::setting("batch_bytes", "must be at least 1"));
-        }
-        if self.commit == (Commit::Overlapped { max_batches: 0 }) {
-            return Err(Error::setting("commit", "max_batches must be at least 1"));
-        }
-        self.on_error.backoff.check()?;
-        if self.stall_timeout.is_zero() {
-            return Err(Error::setting("stall_timeout", "must be more than 0"));
-        }
-        if self.handler_timeout.is_some_and(|timeout| timeout.is_zero()) {
-            return Err(Error::setting("handler_timeout", "must be more than 0"));
-        }
+        self.check()?;
         let max_window = self.max_window.unwrap_or_else(|| self.batch_size.saturating_mul(10).max(100_000));
-        if max_window < self.batch_size {
-            let reason = format!("{max_window} is less than batch_size, {}", self.batch_size);
-            return Err(Error::setting("max_window", reason));
+        let mut settings = self.settings.clone().client_id(&self.service);
+        if self.writes_dead_letters() && self.topics.iter().any(|topic| topic.starts_with('^')) {
+            // Dead letters must not come back by a pattern that their topic matches, too.
+            settings = settings.fallback("topic.blacklist", dead_letters::pattern(self.dead_letter_topic.as_deref()));
         }
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
-        let settings = self.settings.clone().client_id(&self.service).resolve(&managed)?;
+        let settings = settings.resolve(&managed)?;
         let max_poll_interval = Duration::from_millis(settings.effective_number("max.poll.interval.ms")?);
         if self.drain_budget >= max_poll_interval {
             return Err(Error::setting(
@@ -254,22 +237,51 @@ impl ConsumerBuilder {
         Consumer::start(client, &self.topics, options, desk, reads_committed)
     }
 
+    /// What can be said of these settings by themselves.
+    fn check(&self) -> Result<()> {
+        check::service(&self.service)?;
+        check::brokers(&self.brokers)?;
+        check::group(&self.group)?;
+        check::topics(&self.topics)?;
+        if self.batch_size == 0 {
+            return Err(Error::setting("batch_size", "must be at least 1"));
+        }
+        if self.batch_bytes == 0 {
+            return Err(Error::setting("batch_bytes", "must be at least 1"));
+        }
+        if self.commit == (Commit::Overlapped { max_batches: 0 }) {
+            return Err(Error::setting("commit", "max_batches must be at least 1"));
+        }
+        self.on_error.backoff.check()?;
+        if self.stall_timeout.is_zero() {
+            return Err(Error::setting("stall_timeout", "must be more than 0"));
+        }
+        if self.handler_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(Error::setting("handler_timeout", "must be more than 0"));
+        }
+        if let Some(max_window) = self.max_window.filter(|max_window| *max_window < self.batch_size) {
+            let reason = format!("{max_window} is less than batch_size, {}", self.batch_size);
+            return Err(Error::setting("max_window", reason));
+        }
+        let refuse = |reason: String| Err(Error::setting("dead_letter_topic", reason));
+        let Some(topic) = &self.dead_letter_topic else { return Ok(()) };
+        if !self.writes_dead_letters() {
+            return refuse("nothing goes there: neither `on_error` nor `on_undecodable` says `DeadLetter`".into());
+        }
+        if self.topics.contains(topic) {
+            return refuse(format!("`{topic}` is read by this consumer: its dead letters would come back"));
+        }
+        check::topic(topic)
+    }
+
+    fn writes_dead_letters(&self) -> bool {
+        self.on_error.then == GiveUp::DeadLetter || self.on_undecodable == OnUndecodable::DeadLetter
+    }
+
     /// The writer of dead letters, where there may be some.
     fn dead_letters(&self, settings: &Resolved) -> Result<Option<DeadLetters>> {
-        let refuse = |reason: String| Err(Error::setting("dead_letter_topic", reason));
-        if self.on_error.then != GiveUp::DeadLetter && self.on_undecodable != OnUndecodable::DeadLetter {
-            return match &self.dead_letter_topic {
-                Some(_) => {
-                    refuse("nothing goes there: neither `on_error` nor `on_undecodable` says `DeadLetter`".into())
-                }
-                None => Ok(None),
-            };
-        }
-        if let Some(topic) = &self.dead_letter_topic {
-            check::topic(topic)?;
-            if self.topics.contains(topic) {
-                return refuse(format!("`{topic}` is read by this consumer: its dead letters would come back"));
-            }
+        if !self.writes_dead_letters() {
+            return Ok(None);
         }
         let topic = self.dead_letter_topic.clone();
         DeadLetters::new(&self.service, &self.brokers, &self.group, topic, settings, self.drain_budget).map(Some)

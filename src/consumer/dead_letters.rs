@@ -34,6 +34,15 @@ impl Outlet for Producer {
     }
 }
 
+/// What matches the topics to which dead letters go: librdkafka's form of a pattern.
+pub(super) fn pattern(topic: Option<&str>) -> String {
+    match topic {
+        None => format!("{SUFFIX}$"),
+        // Of what a topic's name may hold, only a dot means something else there.
+        Some(topic) => format!("^{}$", topic.replace('.', "\\.")),
+    }
+}
+
 /// Writes dead letters.
 pub(super) struct DeadLetters {
     outlet: Box<dyn Outlet>,

@@ -273,6 +273,32 @@ fn a_dead_letter_that_cannot_be_written_stops_the_run() {
     delete_topic(broker, &narrow);
 }
 
+/// Dead letters do not come back by a pattern that matches their topic, too.
+#[test]
+fn a_pattern_does_not_match_the_dead_letters() {
+    let (broker, group, prefix) = (shared_broker(), group(), unique("pattern"));
+    let elsewhere = format!("{prefix}.elsewhere");
+    for dead_letter_topic in [None, Some(&elsewhere)] {
+        let topic = format!("{prefix}.in{}", dead_letter_topic.map_or(0, |_| 1));
+        let letters = dead_letter_topic.map_or_else(|| format!("{topic}-dlt"), String::clone);
+        create_topic_with(broker, &topic, 1, &[]);
+        create_topic_with(broker, &letters, 1, &[]);
+        produce_numbers(broker, &topic, 0, 0..2);
+        let mut builder = reader(&group, &format!("^{prefix}\\..*"), 2)
+            .on_error(OnError::stop().then(GiveUp::DeadLetter))
+            .config([("topic.metadata.refresh.interval.ms", "500")])
+            .idle_timeout(Duration::from_secs(4));
+        if let Some(topic) = dead_letter_topic {
+            builder = builder.dead_letter_topic(topic);
+        }
+        let summary = builder.build().unwrap().run(|_: &Batch<u64>| Err("all are bad".into())).unwrap();
+        assert_eq!((summary.records, summary.dead_lettered), (2, 2), "{letters}");
+        assert_eq!(consume_all(broker, &letters).len(), 2);
+        delete_topic(broker, &topic);
+        delete_topic(broker, &letters);
+    }
+}
+
 /// A batch that keeps failing is halved: the good records are completed in order, only the bad ones become dead letters,
 /// and the handler is called no more often than promised.
 #[test]
