@@ -5,29 +5,10 @@ use std::time::Duration;
 
 use crate::consumer::context::Context;
 use crate::consumer::dead_letters::{self, DeadLetters};
-use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
+use crate::consumer::policy::{Commit, GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER, desk, fetch};
 use crate::error::{Error, Result};
 use crate::settings::{Resolved, Settings, check};
-
-/// When offsets are committed. Either way only after the handler returned `Ok`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commit {
-    /// Every batch waits for the confirmation of its commit before the next is handed over. A crash repeats one batch.
-    EachBatch,
-    /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile.
-    Overlapped {
-        /// So many batches may be handled and not confirmed; then handling waits. A crash repeats at most these and the
-        /// one in hand.
-        max_batches: usize,
-    },
-}
-
-impl Default for Commit {
-    fn default() -> Self {
-        Self::Overlapped { max_batches: 32 }
-    }
-}
 
 /// Builds a [`Consumer`]; see [`Consumer::builder`].
 #[derive(Clone, Debug)]

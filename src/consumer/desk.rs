@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::consumer::Summary;
 use crate::consumer::attempt::{Cause, Failed};
-use crate::consumer::builder::Commit;
 use crate::consumer::dead_letters::{DeadLetters, Reason};
 use crate::consumer::hand::{Hand, Verdict};
 use crate::consumer::ledger::{CommitOffset, Ledger, TopicPartition};
 use crate::consumer::link::{Link, Look, State};
-use crate::consumer::policy::{Backoff, GiveUp, OnError, OnUndecodable};
+use crate::consumer::policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::Unreadable;

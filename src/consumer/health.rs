@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::consumer::progress::StallCause;
+pub use crate::consumer::progress::{OffsetReset, StallCause};
 
 use crate::consumer::link::{Link, Stalled};
 
@@ -25,23 +25,6 @@ pub struct Stall {
     pub since: Duration,
     /// What it waits for.
     pub cause: StallCause,
-}
-
-/// Records that the log no longer had when they should have been read: a retention time that is too short, or
-/// somebody's `DeleteRecords`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct OffsetReset {
-    /// The topic.
-    pub topic: String,
-    /// The partition.
-    pub partition: i32,
-    /// The offset that should have been read.
-    pub wanted: i64,
-    /// The offset from which reading goes on instead, as `auto.offset.reset` says.
-    pub reset_to: i64,
-    /// How many offsets lie between: so many records are lost to the group, or fewer where the log had gaps.
-    pub lost: u64,
 }
 
 /// A consumer's health, from any thread, also while it runs and after its end.

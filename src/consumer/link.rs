@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use crate::consumer::fetch::commits::not_committed;
-use crate::consumer::health::OffsetReset;
 use crate::consumer::ledger::{Epoch, Ledger, PartitionId, TopicPartition};
 use crate::consumer::membership::Membership;
-use crate::consumer::progress::StallCause;
+use crate::consumer::progress::{OffsetReset, StallCause};
+use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 
@@ -262,9 +261,22 @@ impl State {
         }
         // A client that is beyond use commits nothing more.
         if Instant::now() >= deadline || self.fatal.is_some() {
-            return Look::Done(Err(not_committed(&self.ledger, self.commit_error.as_deref())));
+            return Look::Done(Err(self.not_committed()));
         }
         Look::Wait(Some(deadline))
+    }
+
+    /// What is handled and not known to be committed.
+    pub(super) fn not_committed(&self) -> Error {
+        let unconfirmed = self.ledger.unconfirmed();
+        let partitions = unconfirmed.map(|(name, offsets)| (&*name.topic, name.partition, offsets.start, offsets.end));
+        Error::NotCommitted {
+            partitions: BatchRef::from_ranges(partitions).to_string(),
+            reason: match &self.commit_error {
+                Some(reason) => format!("the broker's last answer was: {reason}"),
+                None => "the broker did not answer in time".into(),
+            },
+        }
     }
 
     /// Marks the batch's partitions as being worked on.

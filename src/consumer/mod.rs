@@ -34,11 +34,11 @@ use rdkafka::consumer::Consumer as _;
 use serde::de::DeserializeOwned;
 
 pub(crate) use attempt::{Failed, attempt};
-pub use builder::{Commit, ConsumerBuilder};
+pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
 pub use health::{Health, OffsetReset, Stall, StallCause};
 pub(crate) use membership::Membership;
-pub use policy::{Backoff, GiveUp, OnError, OnUndecodable};
+pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 
 use crate::consumer::attempt::Attempt;
 use crate::consumer::context::Context;

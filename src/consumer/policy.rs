@@ -1,4 +1,4 @@
-//! What happens to a batch whose handler fails, and to a record that cannot be read.
+//! When offsets are committed, what happens to a batch whose handler fails, and to a record that cannot be read.
 
 use std::time::Duration;
 
@@ -6,6 +6,25 @@ use uuid::Uuid;
 
 use crate::consumer::FOR_EVER;
 use crate::error::{Error, Result};
+
+/// When offsets are committed. Either way only after the handler returned `Ok`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// Every batch waits for the confirmation of its commit before the next is handed over. A crash repeats one batch.
+    EachBatch,
+    /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile.
+    Overlapped {
+        /// So many batches may be handled and not confirmed; then handling waits. A crash repeats at most these and the
+        /// one in hand.
+        max_batches: usize,
+    },
+}
+
+impl Default for Commit {
+    fn default() -> Self {
+        Self::Overlapped { max_batches: 32 }
+    }
+}
 
 /// What happens when the handler fails, by an error or a panic. By default the run stops.
 ///

@@ -12,6 +12,23 @@ pub enum StallCause {
     Handler,
 }
 
+/// Records that the log no longer had when they should have been read: a retention time that is too short, or
+/// somebody's `DeleteRecords`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OffsetReset {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset that should have been read.
+    pub wanted: i64,
+    /// The offset from which reading goes on instead, as `auto.offset.reset` says.
+    pub reset_to: i64,
+    /// How many offsets lie between: so many records are lost to the group, or fewer where the log had gaps.
+    pub lost: u64,
+}
+
 /// What is known of a partition at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {

@@ -156,7 +156,8 @@ where
     if batch.is_empty() {
         return Ok(());
     }
-    let mut handling = pin!(handler(&batch));
+    // In a future of its own, so that a handler that panics before it is one is caught, too.
+    let mut handling = pin!(async { handler(&batch).await });
     let guarded = poll_fn(|task| match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(task))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),

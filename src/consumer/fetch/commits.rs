@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::consumer::fetch::Fetch;
-use crate::consumer::ledger::Ledger;
-use crate::envelope::BatchRef;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::native::{self, CommitReply};
 
 /// A commit that failed is sent again after this long, then twice as long, and so on up to the second, which is less
@@ -29,7 +27,7 @@ impl Fetch {
             }
             // A client that is beyond use commits nothing more.
             if Instant::now() >= deadline || state.fatal.is_some() {
-                return Err(not_committed(&state.ledger, state.commit_error.as_deref()));
+                return Err(state.not_committed());
             }
             drop(state);
             let patience = self.patience();
@@ -107,18 +105,5 @@ impl Fetch {
         if matches!(code, Code::Fatal | Code::FencedInstanceId | Code::Fenced) {
             self.client_error(KafkaError::MessageConsumptionFatal(code));
         }
-    }
-}
-
-/// What is handled and not known to be committed.
-pub(in crate::consumer) fn not_committed(ledger: &Ledger, reason: Option<&str>) -> Error {
-    let partitions =
-        ledger.unconfirmed().map(|(name, offsets)| (&*name.topic, name.partition, offsets.start, offsets.end));
-    Error::NotCommitted {
-        partitions: BatchRef::from_ranges(partitions).to_string(),
-        reason: match reason {
-            Some(reason) => format!("the broker's last answer was: {reason}"),
-            None => "the broker did not answer in time".into(),
-        },
     }
 }

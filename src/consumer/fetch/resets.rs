@@ -4,9 +4,9 @@
 //! log starts after the expected offset. A gap alone is no loss: compaction and transactions leave some.
 
 use crate::consumer::fetch::Fetch;
-use crate::consumer::health::OffsetReset;
 use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::PartitionId;
+use crate::consumer::progress::OffsetReset;
 
 /// A record that came at another offset than the expected one.
 #[derive(Clone, Copy, Debug)]
