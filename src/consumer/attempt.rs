@@ -52,9 +52,9 @@ pub(super) fn refused<T>(batch: &Batch<'_, T>, error: HandlerError, arena: &Aren
     let at = error.index().and_then(|index| batch.records_before(index));
     let cause = match error.into_inner().downcast::<Error>() {
         Ok(error) => match unreadable_place(arena, &error) {
-            // It is what it is, also where the handler itself read it.
-            Some(place) => Cause::Unreadable(vec![(place, *error)]),
-            None => Cause::Handler { at, source: error },
+            // It is what it is, also where the handler itself read it. Unless it says that the record is done.
+            Some(place) if at.is_none_or(|at| at <= place) => Cause::Unreadable(vec![(place, *error)]),
+            _ => Cause::Handler { at, source: error },
         },
         Err(source) => Cause::Handler { at, source },
     };

@@ -117,7 +117,8 @@ impl ConsumerBuilder {
 
     /// Where dead letters go, instead of to the record's own topic with `-dlt` after its name. Where the brokers do not
     /// make topics by themselves, it has to exist. A pattern among the consumer's topics does not match it, unless
-    /// `topic.blacklist` is set to something else.
+    /// `topic.blacklist` is set to something else. Its `max.message.bytes` should be some 2 KiB more than that of the
+    /// topics read: the headers are added.
     ///
     /// Key, value and headers are the record's own. Added are the headers of Spring Kafka's dead letters
     /// (`kafka_dlt-original-topic`, `-partition`, `-offset`, `-timestamp`, `-consumer-group`, `kafka_dlt-exception-fqcn`,
@@ -245,7 +246,15 @@ impl ConsumerBuilder {
             return Err(Error::setting("max_window", reason));
         }
         let refuse = |reason: String| Err(Error::setting("dead_letter_topic", reason));
-        let Some(topic) = &self.dead_letter_topic else { return Ok(()) };
+        let Some(topic) = &self.dead_letter_topic else {
+            let comes_back = |topic: &&String| self.topics.contains(&dead_letters::topic_of(topic));
+            return match self.topics.iter().find(comes_back).filter(|_| self.writes_dead_letters()) {
+                Some(topic) => {
+                    refuse(format!("this consumer reads `{topic}` and its dead letters, which would come back"))
+                }
+                None => Ok(()),
+            };
+        };
         if !self.writes_dead_letters() {
             return refuse("nothing goes there: neither `on_error` nor `on_undecodable` says `DeadLetter`".into());
         }

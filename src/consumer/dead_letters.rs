@@ -26,12 +26,24 @@ type Letter<'a> = RawRecord<'a, vec::IntoIter<(&'a str, Option<&'a [u8]>)>>;
 /// Where dead letters go: all that the consumer needs of a producer.
 trait Outlet: Send + Sync {
     fn send(&self, letter: Letter<'_>) -> Result<Pending>;
+
+    /// Ends without a wait for letters on their way.
+    fn discard(self: Box<Self>);
 }
 
 impl Outlet for Producer {
     fn send(&self, letter: Letter<'_>) -> Result<Pending> {
         self.send_raw(letter)
     }
+
+    fn discard(self: Box<Self>) {
+        Producer::discard(*self);
+    }
+}
+
+/// Where a topic's dead letters go unless something else is said.
+pub(super) fn topic_of(topic: &str) -> String {
+    format!("{topic}{SUFFIX}")
 }
 
 /// What matches the topics to which dead letters go: librdkafka's form of a pattern.
@@ -45,7 +57,8 @@ pub(super) fn pattern(topic: Option<&str>) -> String {
 
 /// Writes dead letters.
 pub(super) struct DeadLetters {
-    outlet: Box<dyn Outlet>,
+    /// Some until the end.
+    outlet: Option<Box<dyn Outlet>>,
     /// One topic for all; else each topic has its own.
     topic: Option<String>,
     group: String,
@@ -54,6 +67,15 @@ pub(super) struct DeadLetters {
 impl fmt::Debug for DeadLetters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadLetters").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl Drop for DeadLetters {
+    /// A record whose letter nobody waits for any more is not committed, and comes again.
+    fn drop(&mut self) {
+        if let Some(outlet) = self.outlet.take() {
+            outlet.discard();
+        }
     }
 }
 
@@ -69,18 +91,22 @@ impl DeadLetters {
         drain_budget: Duration,
     ) -> Result<Self> {
         let patience = (drain_budget * 2 / 3).clamp(SHORTEST_PATIENCE, PATIENCE);
-        let millis = patience.as_millis().to_string();
-        // What could be read can be written: the broker decides, not the client's own limit.
+        let (timeout, half) = (patience.as_millis().to_string(), (patience / 2).as_millis().to_string());
         let producer = Producer::builder(service, brokers)
             .config(consumer.connection())
-            .config([("delivery.timeout.ms", millis.as_str()), ("linger.ms", "0")])
+            // Whatever the environment says of other producers: a letter counts once every in-sync replica has it.
+            .config([("acks", "all"), ("enable.idempotence", "true")])
+            // A topic that does not exist is told as such.
+            .config([("delivery.timeout.ms", &timeout), ("topic.metadata.propagation.max.ms", &half)])
+            // The broker decides what is too large, and letters of one batch never wait for room.
             .config([("message.max.bytes", "1000000000"), ("queue.buffering.max.kbytes", "1048576")])
+            .config([("queue.buffering.max.messages", "1000000"), ("linger.ms", "0")])
             .build()?;
-        Ok(Self { outlet: Box::new(producer), topic, group: group.to_owned() })
+        Ok(Self { outlet: Some(Box::new(producer)), topic, group: group.to_owned() })
     }
 
     pub(super) fn topic_for(&self, topic: &str) -> String {
-        self.topic.clone().unwrap_or_else(|| format!("{topic}{SUFFIX}"))
+        self.topic.clone().unwrap_or_else(|| topic_of(topic))
     }
 
     /// Sends the record as it came; the answer tells when it is acknowledged.
@@ -106,7 +132,13 @@ impl DeadLetters {
         let (key, value) = (arena.key(record), arena.value(record));
         let letter =
             RawRecord { topic: &topic, key, value, headers: headers.into_iter(), partition: None, timestamp: None };
-        let sent = self.outlet.send(letter);
+        let sent = match &self.outlet {
+            Some(_) if topic == *source.topic => {
+                Err(Error::setting("dead_letter_topic", "the record was read from it: its letter would come back"))
+            }
+            Some(outlet) => outlet.send(letter),
+            None => Err(Error::Closed("its writer of dead letters has ended".into())),
+        };
         sent.map_err(|error| self.not_written(arena, record, error))
     }
 

@@ -48,6 +48,16 @@ pub(super) struct Desk {
     pub(super) summary: Summary,
 }
 
+/// What there is to hand over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    Records,
+    /// What was left of the batch in hand belongs to somebody else by now.
+    Gone,
+    /// Stopped, or idle for too long.
+    Nothing,
+}
+
 /// What comes after an attempt.
 #[derive(Debug)]
 pub(super) enum Next {
@@ -97,24 +107,31 @@ impl Desk {
     }
 
     /// Whether there are records to hand over: of the batch in hand, else of the next. They are held from then on.
-    /// False: stopped, or idle for too long.
-    pub(super) fn next(&mut self, link: &Link, state: &mut State) -> Look<Result<bool>> {
+    pub(super) fn next(&mut self, link: &Link, state: &mut State) -> Look<Result<Handed>> {
         if link.is_stopped() {
-            return Look::Done(Ok(false));
+            return Look::Done(Ok(Handed::Nothing));
         }
         if let Some(error) = state.take_failure() {
             return Look::Done(Err(error));
         }
+        if state.is_revoking {
+            return Look::Wait(None);
+        }
         let now = Instant::now();
         if let Some(hand) = &mut self.hand {
-            hand.retain(|source| state.ledger.is_current(source.tag));
+            if hand.retain(|source| state.ledger.is_current(source.tag)) {
+                state.unconfirmed_losses += 1;
+                if hand.arena.is_empty() {
+                    return Look::Done(Ok(Handed::Gone));
+                }
+            }
             if !hand.arena.is_empty() {
                 if hand.not_before.is_some_and(|at| now < at) {
                     return Look::Wait(hand.not_before);
                 }
                 hand.not_before = None;
                 state.hold(&hand.arena);
-                return Look::Done(Ok(true));
+                return Look::Done(Ok(Handed::Records));
             }
         }
         if let Some(hand) = self.hand.take() {
@@ -131,14 +148,14 @@ impl Desk {
             self.idle_since = None;
             // There is room for the next batch.
             link.bell.ring();
-            return Look::Done(Ok(true));
+            return Look::Done(Ok(Handed::Records));
         }
         let idle = self.options.idle_timeout.map(|timeout| *self.idle_since.get_or_insert(now) + timeout);
         match (&state.ready, idle) {
             (Some(ready), _) => Look::Wait(Some(ready.since + linger)),
             (None, Some(idle)) if idle <= now => {
                 self.idle_since = None;
-                Look::Done(Ok(false))
+                Look::Done(Ok(Handed::Nothing))
             }
             (None, idle) => Look::Wait(idle),
         }
@@ -255,7 +272,7 @@ impl Desk {
                 Ok(Next::Again)
             }
             Verdict::Again(None) => {
-                log::warn!("attempt {attempt} of {attempts}, the batch is halved: {error}");
+                log::warn!("attempt {attempt}, the batch is halved: {error}");
                 Ok(Next::Again)
             }
             Verdict::GiveUp(_) if options.on_error.then == GiveUp::Stop => Err(error),

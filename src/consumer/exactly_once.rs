@@ -1,14 +1,14 @@
 //! Batches whose outputs and offsets are committed in one transaction: the consumer's part of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::consumer::attempt::{Cause, Failed};
-use crate::consumer::desk::Hold;
+use crate::consumer::desk::{Handed, Hold};
 use crate::consumer::ledger::{CommitOffset, TopicPartition};
 use crate::consumer::membership::Membership;
-use crate::consumer::{Consumer, Summary, bury, first_of};
+use crate::consumer::{COMMIT_DEADLINE, Consumer, Summary, bury, first_of};
 use crate::error::{BoxError, Error, Result};
 use crate::message::arena::Arena;
 
@@ -65,10 +65,23 @@ impl Consumer {
         Ok(self.desk.summary)
     }
 
+    /// Where the end of the last transaction is not known, all that was taken is forgotten: the group's offsets tell.
+    pub(super) fn restart_where_unsettled(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_unsettled) {
+            self.link.restart_from_committed()?;
+        }
+        Ok(())
+    }
+
     /// One attempt with the records that come next. False: there are none, the consumer was stopped or idle.
     fn transact(&mut self, transactions: &mut impl Transactions) -> Result<bool> {
-        // Of records that were given up. Beside a transaction it could land later, and take the group's offsets back.
-        self.confirm()?;
+        if self.link.is_stopped() {
+            return Ok(false);
+        }
+        // Commits of records that were given up, or of where partitions start. Beside a transaction one could land later,
+        // and take the group's offsets back.
+        let deadline = Instant::now() + COMMIT_DEADLINE;
+        self.link.wait_for(|state| state.quiet_by(deadline))?;
         if let Err(error) = transactions.settle() {
             if !error.is_retriable() {
                 return Err(error);
@@ -76,12 +89,11 @@ impl Consumer {
             log::warn!("transactions cannot begin yet, again in {SETTLE_PAUSE:?}: {error}");
             return Ok(self.link.pause(SETTLE_PAUSE));
         }
-        if self.is_unsettled {
-            self.link.restart_from_committed()?;
-            self.is_unsettled = false;
-        }
-        if !self.next()? {
-            return Ok(false);
+        self.restart_where_unsettled()?;
+        match self.next()? {
+            Handed::Records => {}
+            Handed::Gone => return Ok(true),
+            Handed::Nothing => return Ok(false),
         }
         let Self { link, desk, is_unsettled, .. } = self;
         let _hold = Hold(link);
@@ -108,7 +120,11 @@ impl Consumer {
                     log::warn!("whether a transaction was committed the group's offsets will tell: {error}");
                     *is_unsettled = true;
                 }
-                Outcome::Failed(error) => return Err(error),
+                Outcome::Failed(error) => {
+                    // Somebody who took over may have completed it.
+                    *is_unsettled = true;
+                    return Err(error);
+                }
             }
         }
         if attempt.is_err() {

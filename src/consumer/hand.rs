@@ -40,14 +40,21 @@ impl Hand {
         }
     }
 
-    /// The handler failed on the record at this place, or on all that were handed over.
+    /// The handler failed on the record at this place, or on all that it saw.
     pub(super) fn failed(&mut self, at: Option<usize>, on_error: &OnError) -> Verdict {
         let handed = self.arena.records().len();
-        let blamed = at.map_or(0..handed, |at| at..at + 1);
-        self.arena.blame(blamed.clone());
-        let failures = |place: usize| self.arena.records()[place].failures;
-        let is_spent = |place: &usize| failures(*place) >= on_error.backoff.attempts;
-        let spent: Vec<_> = blamed.clone().filter(is_spent).collect();
+        let is_seen = |place: &usize| self.arena.is_seen(&self.arena.records()[*place]);
+        let mut blamed: Vec<_> = at.map_or(0..handed, |at| at..at + 1).filter(is_seen).collect();
+        if blamed.is_empty() {
+            // Tombstones alone, whose offsets a transaction was to commit.
+            blamed = (0..handed).collect();
+        }
+        for place in &blamed {
+            self.arena.blame(*place);
+        }
+        let failures = |place: &usize| self.arena.records()[*place].failures;
+        let is_spent = |place: &usize| failures(place) >= on_error.backoff.attempts;
+        let spent: Vec<_> = blamed.iter().copied().filter(is_spent).collect();
         let is_search = on_error.bisect && blamed.len() > 1;
         if is_search && spent.len() == blamed.len() {
             self.suspects = handed;
@@ -57,7 +64,7 @@ impl Hand {
         if !is_search && !spent.is_empty() {
             return Verdict::GiveUp(spent);
         }
-        let most = blamed.map(failures).max().unwrap_or(1);
+        let most = blamed.iter().map(failures).max().unwrap_or(1);
         Verdict::Again(Some(on_error.backoff.pause(most)))
     }
 
@@ -68,12 +75,14 @@ impl Hand {
         self.narrow();
     }
 
-    /// Drops records of sources that `keep` refuses.
-    pub(super) fn retain(&mut self, keep: impl Fn(&Source) -> bool) {
-        if self.arena.retain(keep) {
+    /// Drops records of sources that `keep` refuses. Answers whether there were any.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Source) -> bool) -> bool {
+        let is_less = self.arena.retain(keep);
+        if is_less {
             self.suspects = 0;
             self.narrow();
         }
+        is_less
     }
 
     /// Half of the suspects come next. What stands behind an innocent half is guilty without being asked, so it is

@@ -10,7 +10,7 @@ fn hand(records: usize) -> Hand {
     let mut arena = Arena::default();
     let source = arena.source_index(|_| false, || Source { topic: "t".into(), partition: 0, tag: 0 });
     for offset in 0..records as i64 {
-        arena.push(source, &NewRecord { offset, timestamp: None, key: None, value: None }, |_| {});
+        arena.push(source, &NewRecord { offset, timestamp: None, key: None, value: Some(b"v") }, |_| {});
     }
     Hand::new(arena)
 }
@@ -132,8 +132,56 @@ fn a_revocation_ends_a_search() {
     let (mut hand, on_error) = (hand(8), policy(1, true));
     assert_eq!(hand.failed(None, &on_error), Verdict::Again(None));
     assert_eq!(hand.arena.records().len(), 4);
-    hand.retain(|_| true);
+    assert!(!hand.retain(|_| true));
     assert_eq!(hand.arena.records().len(), 4);
-    hand.retain(|_| false);
+    assert!(hand.retain(|_| false));
     assert!(hand.arena.is_empty() && hand.arena.records().is_empty());
+}
+
+/// What went away once is asked for before every hand-over, and a search after it comes to its end as any other.
+#[test]
+fn a_search_after_a_revocation_comes_to_its_end() {
+    for bad in 0..8 {
+        let (mut hand, on_error) = (hand(8), policy(1, true));
+        let gone = hand.arena.source_index(|_| false, || Source { topic: "t".into(), partition: 1, tag: 1 });
+        hand.arena.push(gone, &NewRecord { offset: 0, timestamp: None, key: None, value: Some(b"v") }, |_| {});
+        let keep = |source: &Source| source.partition == 0;
+        assert!(hand.retain(keep));
+        let (mut completed, mut given_up) = (Vec::new(), Vec::new());
+        for call in 0.. {
+            assert!(call <= 1 + 2 * 3, "{completed:?}, {given_up:?}");
+            assert!(!hand.retain(keep));
+            let handed: Vec<_> = hand.arena.records().iter().map(|record| record.offset).collect();
+            if handed.contains(&bad) {
+                if let Verdict::GiveUp(places) = hand.failed(None, &on_error) {
+                    given_up.extend(places.iter().map(|place| handed[*place]));
+                    hand.remove(&places);
+                }
+            } else {
+                hand.done(handed.len());
+                completed.extend(handed);
+            }
+            if hand.arena.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((completed.len(), given_up), (7, vec![bad]));
+    }
+}
+
+/// A handler does not see tombstones, so it cannot have failed on one: they are done with those around them.
+#[test]
+fn tombstones_are_never_to_blame() {
+    for bisect in [true, false] {
+        let (mut hand, on_error) = (hand(0), policy(1, bisect));
+        let source = hand.arena.source_index(|_| false, || Source { topic: "t".into(), partition: 0, tag: 0 });
+        for (offset, value) in [None, Some(&b"bad"[..]), Some(b""), None].into_iter().enumerate() {
+            let record = NewRecord { offset: offset as i64, timestamp: None, key: None, value };
+            hand.arena.push(source, &record, |_| {});
+        }
+        assert_eq!(hand.failed(None, &on_error), Verdict::GiveUp(vec![1]));
+        hand.remove(&[1]);
+        let left: Vec<_> = hand.arena.records().iter().map(|record| (record.offset, record.failures)).collect();
+        assert_eq!(left, [(0, 0), (2, 0), (3, 0)]);
+    }
 }

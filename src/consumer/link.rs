@@ -153,8 +153,10 @@ impl Link {
         self.bell.ring();
         self.wait_for(|state| match question(state).take() {
             Some(answer) => Look::Done(Ok(answer)),
-            None if state.ended => Look::Done(Err(Error::Closed("its fetch thread has ended".into()))),
-            None => Look::Wait(None),
+            None => match state.beyond_use() {
+                Some(error) => Look::Done(Err(error)),
+                None => Look::Wait(None),
+            },
         })
     }
 
@@ -203,6 +205,8 @@ pub(super) struct State {
     /// The partitions of the batch that a handler works on right now, and since when.
     in_hand: Vec<(PartitionId, Epoch)>,
     pub(super) held_since: Option<Instant>,
+    /// Partitions are being taken away: nothing more is handed over until that is done.
+    pub(super) is_revoking: bool,
     /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed.
     pub(super) handled: u64,
     pub(super) sent: u64,
@@ -232,18 +236,23 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Why nothing will be done any more.
+    fn beyond_use(&self) -> Option<Error> {
+        let fatal = self.fatal.map(|code| Error::Kafka(KafkaError::MessageConsumptionFatal(code)));
+        fatal.or_else(|| self.ended.then(|| Error::Closed("its fetch thread has ended".into())))
+    }
+
     /// Why nothing can be handled now, or not all that should be.
     pub(super) fn take_failure(&mut self) -> Option<Error> {
-        if let Some(code) = self.fatal {
-            return Some(Error::Kafka(KafkaError::MessageConsumptionFatal(code)));
+        if self.fatal.is_some() {
+            return self.beyond_use();
         }
         let stopped = self.stopped.first().map(|(id, offset, code)| {
             let TopicPartition { topic, partition } = self.ledger.name(*id);
             let source = KafkaError::MessageConsumption(*code);
             Error::Partition { topic: topic.to_string(), partition: *partition, offset: *offset, source }
         });
-        let ended = || self.ended.then(|| Error::Closed("its fetch thread has ended".into()));
-        self.failure.take().or(stopped).or_else(ended)
+        self.failure.take().or(stopped).or_else(|| self.beyond_use())
     }
 
     /// Batches that a crash now would repeat, besides the one in hand.
@@ -266,6 +275,18 @@ impl State {
         Look::Wait(Some(deadline))
     }
 
+    /// Whether no commit is under way or to be sent.
+    pub(super) fn quiet_by(&self, deadline: Instant) -> Look<Result<()>> {
+        if self.ledger.in_flight().is_none() && !self.ledger.has_committable() {
+            return Look::Done(Ok(()));
+        }
+        match self.beyond_use() {
+            Some(error) => Look::Done(Err(error)),
+            None if Instant::now() >= deadline => Look::Done(Err(self.not_committed())),
+            None => Look::Wait(Some(deadline)),
+        }
+    }
+
     /// What is handled and not known to be committed.
     pub(super) fn not_committed(&self) -> Error {
         let unconfirmed = self.ledger.unconfirmed();
@@ -282,7 +303,8 @@ impl State {
     /// Marks the batch's partitions as being worked on.
     pub(super) fn hold(&mut self, arena: &Arena) {
         self.in_hand.clear();
-        self.in_hand.extend(arena.sources().map(|source| Ledger::from_tag(source.tag)));
+        let handed = arena.ranges(arena.records().len());
+        self.in_hand.extend(handed.map(|(source, _)| Ledger::from_tag(source.tag)));
         self.held_since = Some(Instant::now());
     }
 

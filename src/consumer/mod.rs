@@ -42,7 +42,7 @@ pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 
 use crate::consumer::attempt::Attempt;
 use crate::consumer::context::Context;
-use crate::consumer::desk::{Desk, Hold, Letter, Next};
+use crate::consumer::desk::{Desk, Handed, Hold, Letter, Next};
 use crate::consumer::fetch::Fetch;
 use crate::consumer::link::Link;
 use crate::envelope::BatchRef;
@@ -279,8 +279,13 @@ impl Consumer {
     }
 
     fn process_one(&mut self, attempt: &mut Attempt<'_>) -> Result<Option<Done>> {
-        if !self.next()? {
-            return Ok(None);
+        self.restart_where_unsettled()?;
+        loop {
+            match self.next()? {
+                Handed::Records => break,
+                Handed::Gone => {}
+                Handed::Nothing => return Ok(None),
+            }
         }
         let reference = self.desk.reference();
         let losses = self.link.lock().unconfirmed_losses;
@@ -298,9 +303,16 @@ impl Consumer {
     }
 
     fn run_all(&mut self, attempt: &mut Attempt<'_>) -> Result<Summary> {
+        self.restart_where_unsettled()?;
         self.desk.summary = Summary::default();
         let outcome = loop {
-            match self.next().and_then(|is_there| if is_there { self.handle(attempt) } else { Ok(false) }) {
+            let handled = match self.next() {
+                Ok(Handed::Records) => self.handle(attempt),
+                Ok(Handed::Gone) => Ok(true),
+                Ok(Handed::Nothing) => Ok(false),
+                Err(error) => Err(error),
+            };
+            match handled {
                 Ok(true) if self.desk.confirms_each_batch() => self.confirm()?,
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
@@ -311,8 +323,8 @@ impl Consumer {
         Ok(self.desk.summary)
     }
 
-    /// Waits for records to hand over. False: stopped, or idle for too long.
-    fn next(&mut self) -> Result<bool> {
+    /// Waits for records to hand over.
+    fn next(&mut self) -> Result<Handed> {
         let Self { link, desk, .. } = self;
         link.wait_for(|state| desk.next(link, state))
     }
@@ -329,8 +341,10 @@ impl Consumer {
                     return Ok(true);
                 }
             }
-            if !self.next()? {
-                return Ok(false);
+            match self.next()? {
+                Handed::Records => {}
+                Handed::Gone => return Ok(true),
+                Handed::Nothing => return Ok(false),
             }
         }
     }

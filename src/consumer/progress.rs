@@ -134,6 +134,11 @@ impl Progress {
         due
     }
 
+    /// Whether a question has been open for so long.
+    pub(super) fn has_asked_for(&self, patience: Duration, now: Instant) -> bool {
+        self.is_asking && now >= self.asked + patience
+    }
+
     /// The broker told the log's end, or could not.
     pub(super) fn answered(&mut self, end: Option<i64>, now: Instant) {
         if std::mem::take(&mut self.is_asking) {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::de::DeserializeOwned;
 
 use crate::consumer::attempt::{Failed, decoded, panicked, refused};
-use crate::consumer::desk::{Hold, Next};
+use crate::consumer::desk::{Handed, Hold, Next};
 use crate::consumer::{COMMIT_DEADLINE, Consumer, Summary, first_of};
 use crate::error::{HandlerError, Result};
 use crate::message::Batch;
@@ -65,11 +65,14 @@ impl Consumer {
         T: DeserializeOwned,
         F: AsyncFnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
     {
+        self.restart_where_unsettled()?;
         self.desk.summary = Summary::default();
         let outcome = loop {
             let handled = match self.next_async().await {
-                Ok(true) => self.handle_async(&mut handler).await,
-                other => other,
+                Ok(Handed::Records) => self.handle_async(&mut handler).await,
+                Ok(Handed::Gone) => Ok(true),
+                Ok(Handed::Nothing) => Ok(false),
+                Err(error) => Err(error),
             };
             match handled {
                 Ok(true) if self.desk.confirms_each_batch() => self.confirm_async().await?,
@@ -106,7 +109,7 @@ impl Consumer {
         .await
     }
 
-    async fn next_async(&mut self) -> Result<bool> {
+    async fn next_async(&mut self) -> Result<Handed> {
         let Self { link, desk, .. } = self;
         link.wait_for_async(|state| desk.next(link, state)).await
     }
@@ -134,8 +137,10 @@ impl Consumer {
                     return Ok(true);
                 }
             }
-            if !self.next_async().await? {
-                return Ok(false);
+            match self.next_async().await? {
+                Handed::Records => {}
+                Handed::Gone => return Ok(true),
+                Handed::Nothing => return Ok(false),
             }
         }
     }

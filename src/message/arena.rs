@@ -98,11 +98,15 @@ impl Arena {
         self.until = count.map(|count| (self.from + count).min(self.records.len()));
     }
 
-    /// A handler failed on these of the records handed over.
-    pub(crate) fn blame(&mut self, records: Range<usize>) {
-        for record in &mut self.records[self.from..][records] {
-            record.failures = record.failures.saturating_add(1);
-        }
+    /// A handler failed on the record at this place among those handed over.
+    pub(crate) fn blame(&mut self, place: usize) {
+        let failures = &mut self.records[self.from + place].failures;
+        *failures = failures.saturating_add(1);
+    }
+
+    /// Whether a handler sees the record: not where its value is null, a tombstone, or empty.
+    pub(crate) fn is_seen(&self, record: &Record) -> bool {
+        self.value(record).is_some_and(|value| !value.is_empty())
     }
 
     /// Which attempt it is to hand these records over, 1 for the first: that of the record which failed most.
@@ -138,10 +142,6 @@ impl Arena {
 
     pub(crate) fn headers(&self, record: &Record) -> &[u8] {
         &self.bytes[record.value_end()..][..record.headers as usize]
-    }
-
-    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> + '_ {
-        self.sources.iter()
     }
 
     /// The place among this arena's sources of one with the wanted mark, made where there is none.
@@ -200,11 +200,16 @@ impl Arena {
         if self.sources.iter().all(&keep) {
             return false;
         }
-        self.records.drain(..std::mem::take(&mut self.from));
+        let done = std::mem::take(&mut self.from);
+        self.records.drain(..done);
+        self.until = self.until.map(|until| until - done);
         let before = self.records.len();
         self.records.retain(|record| keep(&self.sources[record.source as usize]));
-        self.until = None;
-        self.records.len() < before
+        let is_less = self.records.len() < before;
+        if is_less {
+            self.until = None;
+        }
+        is_less
     }
 
     /// The first `count` of the remaining records are done.

@@ -11,6 +11,9 @@ use super::{Session, TransactionalProducer};
 use crate::consumer::Membership;
 use crate::error::{Error, TransactionOutcome as Outcome, is_group_fencing};
 
+/// How long one try to take over a `transactional.id` may take: a run looks between two whether it was stopped.
+const INIT: Duration = Duration::from_secs(5);
+
 /// How long an abort may take. After that a new client ends the transaction.
 const ABORT: Duration = Duration::from_secs(10);
 
@@ -32,6 +35,8 @@ pub(crate) enum Cause {
     Group,
     /// The outputs or offsets themselves are not taken, so the next try fails the same way.
     Refused,
+    /// No transaction of this service would be taken, whatever is in it: a right is missing, or a setting is wrong.
+    Denied,
     /// An outage, or a client that had to be replaced.
     Passing,
 }
@@ -58,7 +63,7 @@ impl TransactionalProducer {
     ///
     /// To be called before a run reads its position, and after [`TransactionFailure::Unknown`].
     pub(crate) fn ready(&mut self) -> Result<(), TransactionFailure> {
-        let deadline = Instant::now() + self.limit;
+        let deadline = Instant::now() + INIT.min(self.limit);
         if self.session.is_none() {
             let started = Session::start(&self.builder);
             let failure = |error| TransactionFailure::Aborted { error: Box::new(error), cause: Cause::Passing };
@@ -70,6 +75,11 @@ impl TransactionalProducer {
             Ok(()) => {
                 session.initialised = true;
                 Ok(())
+            }
+            // The same client goes on with it at the next call.
+            Err(Failed::Late(error)) => {
+                let error = self.error("init_transactions", Outcome::Aborted, error);
+                Err(TransactionFailure::Aborted { error, cause: Cause::Passing })
             }
             Err(failed) => Err(self.broken(Broken { step: "init_transactions", failed, records: None })),
         }
@@ -209,15 +219,14 @@ fn cause(error: &KafkaError) -> Cause {
         return Cause::Group;
     }
     match error.rdkafka_error_code() {
+        Some(Code::TopicAuthorizationFailed) => Cause::Refused,
         Some(
-            Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
+            Code::GroupAuthorizationFailed
             | Code::TransactionalIdAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::InvalidTransactionTimeout
-            | Code::UnsupportedFeature
-            | Code::OffsetMetadataTooLarge,
-        ) => Cause::Refused,
+            | Code::UnsupportedFeature,
+        ) => Cause::Denied,
         _ => Cause::Passing,
     }
 }

@@ -85,7 +85,9 @@ impl<F: FnMut(&Arena, &mut Outbox<'_>) -> Result<(), Failed>> Transactions for R
                 Outcome::Aborted(*error)
             }
             Err(TransactionFailure::Unknown(error)) => Outcome::Unknown(*error),
-            Err(TransactionFailure::Fenced(error)) => Outcome::Failed(*error),
+            Err(TransactionFailure::Aborted { error, cause: Cause::Denied } | TransactionFailure::Fenced(error)) => {
+                Outcome::Failed(*error)
+            }
         }
     }
 

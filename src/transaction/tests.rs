@@ -71,7 +71,7 @@ fn each_error_has_its_class() {
     let scene = Scene::new();
     let cases = [
         (ApiKey::InitProducerId, E::CoordinatorLoadInProgress, Found::Committed),
-        (ApiKey::InitProducerId, E::TransactionalIdAuthorizationFailed, Found::Aborted(Cause::Refused)),
+        (ApiKey::InitProducerId, E::TransactionalIdAuthorizationFailed, Found::Aborted(Cause::Denied)),
         (ApiKey::AddPartitionsToTxn, E::ConcurrentTransactions, Found::Committed),
         (ApiKey::AddPartitionsToTxn, E::TopicAuthorizationFailed, Found::Aborted(Cause::Refused)),
         (ApiKey::AddPartitionsToTxn, E::InvalidProducerEpoch, Found::Fenced),
@@ -79,7 +79,7 @@ fn each_error_has_its_class() {
         (ApiKey::Produce, E::PolicyViolation, Found::Aborted(Cause::Refused)),
         (ApiKey::Produce, E::NotLeaderForPartition, Found::Committed),
         (ApiKey::AddOffsetsToTxn, E::NotCoordinator, Found::Committed),
-        (ApiKey::AddOffsetsToTxn, E::GroupAuthorizationFailed, Found::Aborted(Cause::Refused)),
+        (ApiKey::AddOffsetsToTxn, E::GroupAuthorizationFailed, Found::Aborted(Cause::Denied)),
         (ApiKey::AddOffsetsToTxn, E::InvalidProducerEpoch, Found::Fenced),
         (ApiKey::TxnOffsetCommit, E::CoordinatorLoadInProgress, Found::Committed),
         (ApiKey::TxnOffsetCommit, E::IllegalGeneration, Found::Aborted(Cause::Group)),

@@ -217,9 +217,11 @@ fn a_fenced_producer_ends_its_run() {
     let mut second = reader(broker, &self::group(), &topic, 5).build().unwrap();
     let stopper = second.stopper();
     let error = first.run_exactly_once(&mut old, |batch: &Batch<u64>, outbox| {
-        stopper.stop();
-        // Its start is enough.
-        second.run_exactly_once(&mut new, |_: &Batch<u64>, _| Ok(())).unwrap();
+        let takes_over = |_: &Batch<u64>, _: &mut Outbox| {
+            stopper.stop();
+            Ok(())
+        };
+        second.run_exactly_once(&mut new, takes_over).unwrap();
         double(batch, outbox, &out)
     });
     let error = error.unwrap_err();
@@ -480,4 +482,89 @@ fn after_an_unknown_end_the_groups_offsets_are_read() {
     });
     assert_eq!(run.unwrap().records, 15);
     assert_eq!(seen, [(1, 0, 5), (1, 5, 5), (1, 0, 5), (1, 5, 5)]);
+}
+
+/// The same where nothing is committed yet, a group starts at the log's end, and the question for the group's offsets
+/// fails at first: no record is lost to that.
+#[test]
+fn an_unknown_end_loses_nothing() {
+    for (reset, failures) in [
+        ("latest", vec![]),
+        ("earliest", vec![ErrorCode::TopicAuthorizationFailed; 2]),
+        ("latest", vec![ErrorCode::Unknown; 2]),
+    ] {
+        let broker = EmbeddedBroker::start().unwrap();
+        let bootstrap = broker.bootstrap_servers();
+        broker.create_topic("in", 1).unwrap();
+        broker.create_topic("out", 1).unwrap();
+        let consumer = consumer(bootstrap, "group", "in").config([("auto.offset.reset", reset)]);
+        let mut consumer = consumer.idle_timeout(PATIENCE).build().unwrap();
+        let (stopper, mut producer) = (consumer.stopper(), producer(bootstrap));
+        let is_reading = std::sync::atomic::AtomicBool::new(false);
+        let mut seen = Vec::new();
+        std::thread::scope(|scope| {
+            // Where it starts at the end, somebody has to write until it does.
+            scope.spawn(|| {
+                for number in 0.. {
+                    if is_reading.load(std::sync::atomic::Ordering::SeqCst) {
+                        return;
+                    }
+                    produce_numbers(bootstrap, "in", 0, number..number + 1);
+                }
+            });
+            let run = consumer.run_exactly_once(&mut producer, |batch: &Batch<u64>, outbox| {
+                is_reading.store(true, std::sync::atomic::Ordering::SeqCst);
+                seen.push(batch[0].payload);
+                match seen.len() {
+                    1 => {
+                        broker.fail_next(ApiKey::EndTxn, [ErrorCode::InvalidProducerIdMapping])?;
+                        broker.fail_next(ApiKey::OffsetFetch, failures.iter().copied())?;
+                    }
+                    _ => stopper.stop(),
+                }
+                double(batch, outbox, "out")
+            });
+            assert!(run.unwrap().records > 0);
+        });
+        assert_eq!(seen.len(), 2, "{reset}");
+        assert_eq!(seen[0], seen[1], "{reset} {failures:?}");
+    }
+}
+
+/// A time limit that has passed before the handler is even called ends no run.
+#[test]
+fn a_handler_timeout_that_is_too_short_stops_nothing_for_good() {
+    let broker = EmbeddedBroker::start().unwrap();
+    let bootstrap = broker.bootstrap_servers();
+    broker.create_topic("in", 1).unwrap();
+    broker.create_topic("out", 1).unwrap();
+    produce_numbers(bootstrap, "in", 0, 0..100);
+    let mut consumer = consumer(bootstrap, "group", "in")
+        .batch_size(1)
+        .handler_timeout(Duration::from_micros(50))
+        .idle_timeout(Duration::from_secs(3))
+        .build()
+        .unwrap();
+    let mut producer = producer(bootstrap);
+    let run = consumer.run_exactly_once(&mut producer, |batch: &Batch<u64>, outbox| double(batch, outbox, "out"));
+    assert_eq!(run.unwrap().records, 100);
+    assert!(consumer.health().is_healthy());
+}
+
+/// Without the right to commit for the group no batch can succeed: that ends the run, it is no fault of the records.
+#[test]
+fn a_missing_right_ends_the_run() {
+    let broker = EmbeddedBroker::start().unwrap();
+    let bootstrap = broker.bootstrap_servers();
+    broker.create_topic("in", 1).unwrap();
+    broker.create_topic("out", 1).unwrap();
+    produce_numbers(bootstrap, "in", 0, 0..5);
+    let skip = OnError::stop().then(GiveUp::Skip);
+    let mut consumer = reader(bootstrap, "group", "in", 5).on_error(skip).build().unwrap();
+    let mut producer = producer(bootstrap);
+    broker.fail_next(ApiKey::AddOffsetsToTxn, [ErrorCode::GroupAuthorizationFailed]).unwrap();
+    let error = consumer
+        .run_exactly_once(&mut producer, |batch: &Batch<u64>, outbox| double(batch, outbox, "out"))
+        .unwrap_err();
+    assert!(matches!(error, Error::Transaction { .. }) && !error.is_fatal() && !error.is_retriable(), "{error}");
 }

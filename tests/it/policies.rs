@@ -398,6 +398,37 @@ fn what_a_raw_handler_cannot_decode_is_undecodable() {
     assert_eq!(committed(broker, &group, &topic, 0), Some(3));
 }
 
+/// A record that is said to be done is done, whatever else is said of it.
+#[test]
+fn an_unreadable_record_before_the_index_is_done() {
+    let (broker, group) = (shared_broker(), group());
+    let topic = TestTopic::new(broker, 1);
+    let values = [envelope(&"text"), envelope(&2), envelope(&3)];
+    produce_raw_batch(broker, &topic, values.into_iter().map(|value| (0, None::<&str>, Some(value))));
+    let mut consumer = reader(&group, &topic, 3).on_undecodable(OnUndecodable::Skip).build().unwrap();
+    let error = consumer.run_raw(|batch: &RawBatch| {
+        let first = batch[0].decode::<u64>().unwrap_err();
+        Err(HandlerError::at(2, first))
+    });
+    assert!(matches!(error.unwrap_err(), Error::Handler { .. }));
+    assert_eq!(committed(broker, &group, &topic, 0), Some(2));
+}
+
+/// A handler does not see tombstones, and they never become dead letters.
+#[test]
+fn tombstones_are_not_given_up() {
+    let (broker, group) = (shared_broker(), group());
+    let topic = TestTopic::new(broker, 1);
+    let letters = DeadLetters::of(&topic);
+    produce_raw_batch(broker, &topic, [(0, Some("a"), None), (0, Some("a"), Some(envelope(&1))), (0, Some("a"), None)]);
+    let on_error = OnError::retry(backoff(2)).then(GiveUp::DeadLetter);
+    let mut consumer = reader(&group, &topic, 3).on_error(on_error).build().unwrap();
+    let done = consumer.process(|_: &Batch<u64>| Err("bad".into())).unwrap().unwrap();
+    assert_eq!((done.records, done.dead_lettered, done.committed), (3, 1, true));
+    assert_eq!(committed(broker, &group, &topic, 0), Some(3));
+    assert_eq!(letters.all().len(), 1);
+}
+
 /// A stop ends a pause at once, and commits nothing of the batch that failed.
 #[test]
 fn a_stop_ends_a_pause() {
@@ -525,6 +556,8 @@ fn policies_that_cannot_work_are_refused() {
         let error = dead_letter().dead_letter_topic(topic).build().unwrap_err();
         assert!(matches!(error, Error::Setting { .. }), "{error}");
     }
+    let both = builder().topics(["t-dlt"]).on_undecodable(OnUndecodable::DeadLetter).build().unwrap_err();
+    assert!(both.to_string().contains("come back"), "{both}");
     let error = builder().on_error(OnError::retry(backoff(0))).build().unwrap_err();
     assert!(error.to_string().contains("`attempts`"), "{error}");
 }

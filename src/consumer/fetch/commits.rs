@@ -19,6 +19,7 @@ impl Fetch {
         // Whatever failed before, somebody waits now.
         self.commit_not_before = None;
         loop {
+            self.serve_membership();
             self.serve_replies();
             self.commit();
             let state = self.link.lock();

@@ -82,6 +82,9 @@ pub(super) struct Fetch {
 
 impl Fetch {
     pub(super) fn new(reader: Reader<Context>, link: Arc<Link>, options: Options) -> Self {
+        if options.resets_to_end {
+            link.lock().ledger.pin_starts();
+        }
         Self {
             reader,
             link,
@@ -138,12 +141,15 @@ impl Fetch {
 
     fn turn(&mut self) {
         if self.is_overdue() {
+            // Asks nothing of librdkafka that would count as polling.
+            self.serve_membership();
             self.look();
             return;
         }
         self.serve_events();
         self.serve_replies();
-        self.serve_caller();
+        self.serve_membership();
+        self.serve_restart();
         self.ask_topic_ids();
         self.take();
         self.seek();
@@ -154,9 +160,12 @@ impl Fetch {
 
     /// How long there is nothing to do unless the bell rings.
     fn patience(&mut self) -> Duration {
-        let commit = self.commit_not_before.map(|at| at.saturating_duration_since(Instant::now()));
+        // While the handler is overdue nothing is committed or sought.
+        let is_overdue = self.watch.is_overdue();
+        let commit = self.commit_not_before.filter(|_| !is_overdue);
+        let commit = commit.map(|at| at.saturating_duration_since(Instant::now()));
+        let seek = self.lanes.out_of_place().next().filter(|_| !is_overdue).map(|_| SEEK_PAUSE);
         // A third: polling late by one turn must not cost the membership.
-        let seek = self.lanes.out_of_place().next().map(|_| SEEK_PAUSE);
         [commit, seek, self.handler_patience(), Some(self.options.max_poll_interval / 3)]
             .into_iter()
             .flatten()
@@ -273,6 +282,7 @@ impl Fetch {
             }
         }
         self.drop_records_of(&ids);
+        self.link.lock().is_revoking = true;
         if !lost {
             let deadline = Instant::now() + self.options.drain_budget;
             self.wait_for_batch_in_hand(&ids, deadline);
@@ -282,6 +292,7 @@ impl Fetch {
         }
         {
             let mut state = self.link.lock();
+            state.is_revoking = false;
             state.stopped.retain(|(id, ..)| !ids.contains(id));
             state.stalls.retain(|stalled| !ids.contains(&stalled.id));
             for id in ids {
@@ -290,6 +301,7 @@ impl Fetch {
                 }
             }
         }
+        self.link.wake_caller();
         let consumer = self.reader.consumer();
         let answered = match away.is_empty() {
             true => answer(consumer, rebalance),
@@ -324,19 +336,22 @@ impl Fetch {
             }
             self.link.bell.wait(left);
             // Earlier batches go on being committed meanwhile.
-            self.serve_caller();
+            self.serve_membership();
             self.serve_replies();
             self.commit();
         }
     }
 
-    /// Answers what the caller's side waits for.
-    fn serve_caller(&mut self) {
+    /// Answers the caller's side in whose name it can commit. Everything that makes the caller's side wait serves this.
+    fn serve_membership(&mut self) {
         if self.link.lock().membership.is_asked() {
             let membership = Membership::of(self.reader.consumer());
             self.link.lock().membership = Question::Answered(membership);
             self.link.wake_caller();
         }
+    }
+
+    fn serve_restart(&mut self) {
         if self.link.lock().restart.is_asked() {
             let all: Vec<_> = self.lanes.iter().map(|lane| lane.id).collect();
             if all.is_empty() || self.reassign(&all, Restart::Committed) {

@@ -137,7 +137,8 @@ fn reassigned_from_the_committed_offset_a_partition_comes_again_from_there() {
                 fetch.confirm(deadline).unwrap();
                 if fetch.reassign(&ids, Restart::Committed) {
                     next.clone_from(&committed);
-                    let stale = arena.sources().all(|source| !fetch.link.lock().ledger.is_current(source.tag));
+                    let mut sources = arena.ranges(arena.len()).map(|(source, _)| source.tag);
+                    let stale = sources.all(|tag| !fetch.link.lock().ledger.is_current(tag));
                     assert!(stale, "what is said of it would count");
                     continue;
                 }

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::consumer::fetch::Fetch;
 use crate::consumer::ledger::PartitionId;
 use crate::consumer::link::Stalled;
-use crate::consumer::progress::{Look, StallCause, Verdict};
+use crate::consumer::progress::{Look, Progress, StallCause, Verdict};
 
 /// How often progress is looked at, at most and at least.
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
@@ -56,11 +56,19 @@ impl Watch {
         self.start_at.get_or_insert_with(|| Instant::now() + self.start_pause);
     }
 
+    /// Whether the handler was overdue when it was last looked at.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.is_overdue
+    }
+
     /// How long until the next look.
     pub(super) fn patience(&self, now: Instant) -> Duration {
         self.next_look.saturating_duration_since(now)
     }
 }
+
+/// A question that other answers overtook for so long gets none.
+const UNANSWERED: Duration = Duration::from_secs(30);
 
 impl Fetch {
     /// Whether the handler has worked for longer than it may. Then nothing of librdkafka is polled, so that the group
@@ -177,7 +185,10 @@ impl Fetch {
         let now = Instant::now();
         for lane in self.lanes.iter_mut() {
             let end = ends.iter().find(|(topic, partition, _)| **topic == *lane.topic && *partition == lane.partition);
-            lane.progress.answered(end.map(|(.., end)| *end), now);
+            // It may be the answer to a question for others.
+            if end.is_some() || ends.is_empty() || lane.progress.has_asked_for(UNANSWERED, now) {
+                lane.progress.answered(end.map(|(.., end)| *end), now);
+            }
         }
     }
 
@@ -313,6 +324,13 @@ impl Fetch {
             }
             (lane.next, lane.seek, lane.seek_at) = (None, None, None);
             lane.start.is_checked = true;
+            // Nothing is known of it any more but where its log ended, which says nothing of this start.
+            let (_, high) = self.reader.watermarks(&lane.topic, lane.partition);
+            lane.progress = Progress::new(Instant::now(), high);
+            (lane.reassign_at, lane.reassigned) = (None, 0);
         }
+        drop(state);
+        // The committed offset is asked for anew, and that question can fail (librdkafka #5586).
+        self.watch.client_failed();
     }
 }
