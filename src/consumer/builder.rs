@@ -143,7 +143,8 @@ impl ConsumerBuilder {
     ///
     /// After that the consumer is unhealthy, and stops polling: if the handler is not back within
     /// `max.poll.interval.ms`, the group goes on without this member. Once it is back, its batch is not committed where
-    /// its partitions went away, and the consumer joins again. Must not be zero.
+    /// its partitions went away, and the consumer joins again. The wait for dead letters counts, and in an exactly-once
+    /// run the transaction. Must not be zero.
     pub fn handler_timeout(mut self, timeout: Duration) -> Self {
         self.handler_timeout = Some(timeout.min(FOR_EVER));
         self
