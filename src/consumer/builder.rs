@@ -181,12 +181,23 @@ impl ConsumerBuilder {
         self.check()?;
         let max_window = self.max_window.unwrap_or_else(|| self.batch_size.saturating_mul(10).max(100_000));
         let mut settings = self.settings.clone().client_id(&self.service);
-        if self.writes_dead_letters() && self.topics.iter().any(|topic| topic.starts_with('^')) {
-            // Dead letters must not come back by a pattern that their topic matches, too.
-            settings = settings.fallback("topic.blacklist", dead_letters::pattern(self.dead_letter_topic.as_deref()));
+        // Dead letters must not come back by a pattern that their topic matches, too.
+        let is_pattern = |topic: &String| topic.starts_with('^');
+        let blacklist = (self.writes_dead_letters() && self.topics.iter().any(is_pattern))
+            .then(|| dead_letters::pattern(self.dead_letter_topic.as_deref()));
+        if let Some(pattern) = &blacklist {
+            settings = settings.fallback("topic.blacklist", pattern.clone());
         }
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
         let settings = settings.resolve(&managed)?;
+        if blacklist.is_some_and(|ours| settings.get("topic.blacklist") == Some(&*ours)) {
+            let hidden = |topic: &&String| topic.trim_end_matches('$').ends_with(dead_letters::SUFFIX);
+            if let Some(topic) = self.topics.iter().find(hidden) {
+                let reason =
+                    "is not read beside a pattern, lest dead letters come back: set `topic.blacklist` yourself";
+                return Err(Error::setting("topics", format!("`{topic}` {reason}")));
+            }
+        }
         let max_poll_interval = Duration::from_millis(settings.effective_number("max.poll.interval.ms")?);
         if self.drain_budget >= max_poll_interval {
             return Err(Error::setting(
@@ -194,7 +205,6 @@ impl ConsumerBuilder {
                 format!("{:?} is not less than max.poll.interval.ms, {max_poll_interval:?}", self.drain_budget),
             ));
         }
-        let reads_committed = settings.effective("isolation.level")? == "read_committed";
         let options = fetch::Options {
             batch_size: self.batch_size,
             batch_bytes: self.batch_bytes,
@@ -204,7 +214,7 @@ impl ConsumerBuilder {
             handler_timeout: self.handler_timeout,
             max_window: max_window as u64,
             group: self.group.clone(),
-            committed_only: reads_committed,
+            committed_only: settings.effective("isolation.level")? == "read_committed",
             resets_to_end: matches!(&*settings.effective("auto.offset.reset")?, "latest" | "largest" | "end"),
         };
         let dead_letters = self.dead_letters(&settings)?;
@@ -217,7 +227,7 @@ impl ConsumerBuilder {
             on_undecodable: self.on_undecodable,
             dead_letters,
         };
-        Consumer::start(client, &self.topics, options, desk, reads_committed)
+        Consumer::start(client, &self.topics, options, desk)
     }
 
     /// What can be said of these settings by themselves.

@@ -14,7 +14,7 @@ use crate::producer::{Delivery, Pending, Producer, RawRecord};
 use crate::settings::Resolved;
 
 /// Appended to a topic's name, as Spring Kafka does.
-const SUFFIX: &str = "-dlt";
+pub(super) const SUFFIX: &str = "-dlt";
 /// The most bytes of an error's text in a header. The record itself may be as large as the topic takes.
 const LONGEST_MESSAGE: usize = 1_024;
 /// The longest that a letter may be on its way, and the shortest that leaves a broker time to answer.
@@ -95,7 +95,12 @@ impl DeadLetters {
         let producer = Producer::builder(service, brokers)
             .config(consumer.connection())
             // Whatever the environment says of other producers: a letter counts once every in-sync replica has it.
-            .config([("acks", "all"), ("enable.idempotence", "true")])
+            .config([
+                ("acks", "all"),
+                ("enable.idempotence", "true"),
+                ("max.in.flight", "5"),
+                ("retries", "2147483647"),
+            ])
             // A topic that does not exist is told as such.
             .config([("delivery.timeout.ms", &timeout), ("topic.metadata.propagation.max.ms", &half)])
             // The broker decides what is too large, and letters of one batch never wait for room.

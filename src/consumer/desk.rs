@@ -130,6 +130,7 @@ impl Desk {
                     return Look::Wait(hand.not_before);
                 }
                 hand.not_before = None;
+                hand.arena.group();
                 state.hold(&hand.arena);
                 return Look::Done(Ok(Handed::Records));
             }
@@ -142,7 +143,8 @@ impl Desk {
             return Look::Wait(None);
         }
         let linger = self.options.linger;
-        if let Some(ready) = state.ready.take_if(|ready| ready.is_full || ready.since + linger <= now) {
+        if let Some(mut ready) = state.ready.take_if(|ready| ready.is_full || ready.since + linger <= now) {
+            ready.arena.group();
             state.hold(&ready.arena);
             self.hand = Some(Hand::new(ready.arena));
             self.idle_since = None;
@@ -163,9 +165,7 @@ impl Desk {
 
     /// The records to hand over, grouped by partition.
     pub(super) fn handed(&mut self) -> &Arena {
-        let hand = self.hand.get_or_insert_with(|| Hand::new(Arena::default()));
-        hand.arena.group();
-        &hand.arena
+        &self.hand.get_or_insert_with(|| Hand::new(Arena::default())).arena
     }
 
     /// What the records are that come next, once [`Desk::next`] said that there are some.

@@ -237,3 +237,25 @@ proptest! {
         }
     }
 }
+
+/// A batch that filled over several rounds has its partitions in turns; it is handed over by partition, and a transaction
+/// commits the end of each once.
+#[test]
+fn a_transaction_commits_each_partition_once() {
+    let mut scene = Scene::new(OnError::stop(), OnUndecodable::Stop);
+    (0..2).for_each(|partition| scene.assign(partition));
+    scene.fetch(2);
+    let first = scene.link.lock().ready.take().unwrap().arena;
+    scene.fetch(2);
+    {
+        let mut state = scene.link.lock();
+        let mut both = first;
+        both.refill(&mut state.ready.take().unwrap().arena, |_, _| true);
+        state.ready = Some(Ready { arena: both, is_full: true, since: Instant::now() });
+    }
+    let handed = scene.hand_over().unwrap();
+    assert_eq!(handed, [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]);
+    let offsets = scene.desk.offsets(&scene.link.lock()).unwrap();
+    let offsets: Vec<_> = offsets.iter().map(|(name, offset)| (name.partition, offset.next_offset)).collect();
+    assert_eq!(offsets, [(0, 4), (1, 4)]);
+}

@@ -21,11 +21,8 @@ pub(crate) trait Transactions {
     fn commit(&mut self, offsets: &TopicPartitionList, member: &Membership) -> Outcome;
 
     /// Sees to it that whatever was begun before has ended, well or not, in this process or an earlier one. An open
-    /// transaction would hold back the group's offsets.
-    ///
-    /// # Errors
-    /// Where that is not known to have happened.
-    fn settle(&mut self) -> Result<()>;
+    /// transaction would hold back the group's offsets. `Committed`: it has; `Aborted`: not yet.
+    fn settle(&mut self) -> Outcome;
 }
 
 /// Until the next try where transactions cannot begin.
@@ -52,6 +49,11 @@ impl Consumer {
             let reason = "has to be `read_committed`: else records of aborted transactions would be handled";
             return Err(Error::setting("isolation.level", reason));
         }
+        if self.starts_at_end {
+            let reason =
+                "has to be `earliest`: with nothing committed yet, what a broken transaction had read would be skipped";
+            return Err(Error::setting("auto.offset.reset", reason));
+        }
         self.desk.summary = Summary::default();
         let outcome = loop {
             match self.transact(transactions) {
@@ -67,8 +69,9 @@ impl Consumer {
 
     /// Where the end of the last transaction is not known, all that was taken is forgotten: the group's offsets tell.
     pub(super) fn restart_where_unsettled(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.is_unsettled) {
+        if self.is_unsettled && !self.link.is_stopped() {
             self.link.restart_from_committed()?;
+            self.is_unsettled = false;
         }
         Ok(())
     }
@@ -78,16 +81,16 @@ impl Consumer {
         if self.link.is_stopped() {
             return Ok(false);
         }
-        // Commits of records that were given up, or of where partitions start. Beside a transaction one could land later,
-        // and take the group's offsets back.
-        let deadline = Instant::now() + COMMIT_DEADLINE;
-        self.link.wait_for(|state| state.quiet_by(deadline))?;
-        if let Err(error) = transactions.settle() {
-            if !error.is_retriable() {
-                return Err(error);
+        match transactions.settle() {
+            Outcome::Committed => {}
+            Outcome::Failed(error) => return Err(error),
+            Outcome::Refused(error) => {
+                return Err(error.downcast().map_or_else(|error| Error::Closed(error.to_string()), |error| *error));
             }
-            log::warn!("transactions cannot begin yet, again in {SETTLE_PAUSE:?}: {error}");
-            return Ok(self.link.pause(SETTLE_PAUSE));
+            Outcome::Aborted(error) | Outcome::Unknown(error) => {
+                log::warn!("transactions cannot begin yet, again in {SETTLE_PAUSE:?}: {error}");
+                return Ok(self.link.pause(SETTLE_PAUSE));
+            }
         }
         self.restart_where_unsettled()?;
         match self.next()? {
@@ -97,6 +100,16 @@ impl Consumer {
         }
         let Self { link, desk, is_unsettled, .. } = self;
         let _hold = Hold(link);
+        // Commits without a transaction, of records that were given up. Beside a transaction one could land later, and
+        // take the group's offsets back.
+        let deadline = Instant::now() + COMMIT_DEADLINE;
+        if let Err(error) = link.wait_for(|state| state.quiet_by(deadline)) {
+            if error.is_fatal() {
+                return Err(error);
+            }
+            log::warn!("no transaction begins beside an open commit, again in {:?}: {error}", desk.pause());
+            return Ok(true);
+        }
         // Asked while the records are held, and before it is known that they are still ours: if one of their partitions
         // went away in between, the answer could be from a time when it is somebody else's.
         let Some(member) = link.membership()? else {

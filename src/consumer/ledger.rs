@@ -136,8 +136,6 @@ impl Partition {
 /// See the module's own words.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// Where a partition starts is committed before anything of it is done.
-    pins_starts: bool,
     ids: HashMap<TopicPartition, PartitionId>,
     partitions: Vec<Partition>,
     sequence: u64,
@@ -145,13 +143,6 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Lets the offset of a partition's first record be committed as soon as that is delivered. Where nothing is
-    /// committed and `auto.offset.reset` says the end, whoever comes next would start behind records that were taken and
-    /// not handled.
-    pub(crate) fn pin_starts(&mut self) {
-        self.pins_starts = true;
-    }
-
     /// The partition's id, made at the first call; ids are never reused.
     pub(crate) fn id(&mut self, topic: &str, partition: i32) -> PartitionId {
         let name = TopicPartition { topic: topic.into(), partition };
@@ -237,12 +228,11 @@ impl Ledger {
     /// A record was taken. `false`, and nothing noted, where the partition is not owned or the record stands below the
     /// next expected offset: then the log was made anew or read again, see [`Ledger::rewound`].
     pub(crate) fn delivered(&mut self, id: PartitionId, offset: i64, leader_epoch: Option<i32>) -> bool {
-        let floor = if self.pins_starts { offset - 1 } else { offset };
         let partition = self.partition_mut(id);
         if !partition.owned || partition.next_expected.is_some_and(|next| offset < next) {
             return false;
         }
-        partition.floor.get_or_insert(floor);
+        partition.floor.get_or_insert(offset);
         match partition.uncompleted.back_mut() {
             Some(run) if run.end == offset => run.end = offset + 1,
             _ => partition.uncompleted.push_back(offset..offset + 1),

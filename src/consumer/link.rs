@@ -148,16 +148,18 @@ impl Link {
         self.ask(|state| &mut state.restart)
     }
 
+    /// The same for a caller that is a task.
+    #[cfg(feature = "tokio")]
+    pub(super) async fn restart_from_committed_async(&self) -> Result<()> {
+        self.lock().restart = Question::Asked;
+        self.bell.ring();
+        self.wait_for_async(|state| state.answer(|state| &mut state.restart)).await
+    }
+
     fn ask<T>(&self, question: impl Fn(&mut State) -> &mut Question<T>) -> Result<T> {
         *question(&mut self.lock()) = Question::Asked;
         self.bell.ring();
-        self.wait_for(|state| match question(state).take() {
-            Some(answer) => Look::Done(Ok(answer)),
-            None => match state.beyond_use() {
-                Some(error) => Look::Done(Err(error)),
-                None => Look::Wait(None),
-            },
-        })
+        self.wait_for(|state| state.answer(&question))
     }
 
     pub(super) fn stop(&self) {
@@ -236,6 +238,14 @@ pub(super) struct State {
 }
 
 impl State {
+    fn answer<T>(&mut self, question: impl Fn(&mut Self) -> &mut Question<T>) -> Look<Result<T>> {
+        match (question(self).take(), self.beyond_use()) {
+            (Some(answer), _) => Look::Done(Ok(answer)),
+            (None, Some(error)) => Look::Done(Err(error)),
+            (None, None) => Look::Wait(None),
+        }
+    }
+
     /// Why nothing will be done any more.
     fn beyond_use(&self) -> Option<Error> {
         let fatal = self.fatal.map(|code| Error::Kafka(KafkaError::MessageConsumptionFatal(code)));

@@ -146,6 +146,8 @@ pub struct Consumer {
     desk: Desk,
     /// Only records of committed transactions are read.
     reads_committed: bool,
+    /// `auto.offset.reset` says the log's end.
+    starts_at_end: bool,
     /// Whether the last transaction was committed is not known.
     is_unsettled: bool,
     /// Two answers of the fetch thread: the last commit, and that the client has ended. None once closed.
@@ -172,8 +174,8 @@ impl Consumer {
         topics: &[String],
         options: fetch::Options,
         desk: desk::Options,
-        reads_committed: bool,
     ) -> Result<Self> {
+        let (reads_committed, starts_at_end) = (options.committed_only, options.resets_to_end);
         let link = Arc::new(Link::default());
         link.lock().handler_timeout = options.handler_timeout;
         let bell = Arc::clone(&link);
@@ -186,7 +188,7 @@ impl Consumer {
             .name("kafka-envelope fetch".into())
             .spawn(move || fetch.run(&sender))
             .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
-        Ok(Self { link, desk: Desk::new(desk), reads_committed, is_unsettled: false, done: Some(done) })
+        Ok(Self { link, desk: Desk::new(desk), reads_committed, starts_at_end, is_unsettled: false, done: Some(done) })
     }
 
     /// Waits for one batch, hands it to `handler`, and waits until its offsets are committed.

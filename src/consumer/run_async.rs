@@ -65,7 +65,10 @@ impl Consumer {
         T: DeserializeOwned,
         F: AsyncFnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
     {
-        self.restart_where_unsettled()?;
+        if self.is_unsettled && !self.link.is_stopped() {
+            self.link.restart_from_committed_async().await?;
+            self.is_unsettled = false;
+        }
         self.desk.summary = Summary::default();
         let outcome = loop {
             let handled = match self.next_async().await {

@@ -38,8 +38,10 @@ pub(super) enum Failed {
     Fatal(KafkaError),
     /// The transaction has to be aborted, the client goes on.
     Abortable(KafkaError),
-    /// No answer by the deadline, what librdkafka said last if it said something. The call may still be under way.
+    /// Not done by the deadline: what librdkafka said last.
     Late(KafkaError),
+    /// No answer at all: the call is still under way, and what comes of it nobody will hear.
+    Stuck(KafkaError),
 }
 
 impl Failed {
@@ -58,7 +60,7 @@ impl Failed {
 
     pub(super) fn into_error(self) -> KafkaError {
         match self {
-            Self::Fatal(error) | Self::Abortable(error) | Self::Late(error) => error,
+            Self::Fatal(error) | Self::Abortable(error) | Self::Late(error) | Self::Stuck(error) => error,
         }
     }
 }
@@ -88,10 +90,10 @@ impl Calls {
             // Nobody may wait any more.
             let _ = answer.send(repeat(deadline, |timeout| call(client, timeout)));
         });
-        let late = || Failed::Late(KafkaError::Global(Code::OperationTimedOut));
-        self.jobs.send(job).map_err(|_| late())?;
+        let stuck = || Failed::Stuck(KafkaError::Global(Code::OperationTimedOut));
+        self.jobs.send(job).map_err(|_| stuck())?;
         let left = deadline.saturating_duration_since(Instant::now());
-        answered.recv_timeout(left + GRACE).unwrap_or_else(|_| Err(late()))
+        answered.recv_timeout(left + GRACE).unwrap_or_else(|_| Err(stuck()))
     }
 }
 

@@ -41,14 +41,6 @@ pub(crate) enum Cause {
     Passing,
 }
 
-impl TransactionFailure {
-    pub(crate) fn into_error(self) -> Error {
-        match self {
-            Self::Aborted { error, .. } | Self::Unknown(error) | Self::Fenced(error) => *error,
-        }
-    }
-}
-
 /// A step that failed, before `commit_transaction` was called.
 struct Broken {
     step: &'static str,
@@ -175,7 +167,7 @@ impl TransactionalProducer {
         }
         let source = failed.into_error();
         let cause = cause(&source);
-        match records.filter(|_| cause != Cause::Group) {
+        match records.filter(|_| !matches!(cause, Cause::Group | Cause::Denied)) {
             Some(error) if error.is_retriable() => TransactionFailure::Aborted { error, cause: Cause::Passing },
             Some(error) => TransactionFailure::Aborted { error, cause: Cause::Refused },
             None => TransactionFailure::Aborted { error: self.error(step, Outcome::Aborted, source), cause },
@@ -209,7 +201,7 @@ impl TransactionalProducer {
 /// error.
 fn is_fenced(session: &Session, failed: &Failed) -> bool {
     let fencing = |code| matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch);
-    let (Failed::Fatal(error) | Failed::Abortable(error) | Failed::Late(error)) = failed;
+    let (Failed::Fatal(error) | Failed::Abortable(error) | Failed::Late(error) | Failed::Stuck(error)) = failed;
     error.rdkafka_error_code().is_some_and(fencing)
         || session.producer.client().client().fatal_error().is_some_and(|(code, _)| fencing(code))
 }

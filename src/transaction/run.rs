@@ -48,7 +48,7 @@ impl Consumer {
     /// # Errors
     /// As [`Consumer::process`], and [`Error::Transaction`](crate::Error::Transaction) where another producer has taken
     /// over the `transactional.id` or a right is missing; [`Error::Setting`](crate::Error::Setting) where the consumer
-    /// reads uncommitted records.
+    /// reads uncommitted records or starts at the log's end (`auto.offset.reset`).
     pub fn run_exactly_once<T, F>(&mut self, producer: &mut TransactionalProducer, handler: F) -> Result<Summary>
     where
         T: DeserializeOwned,
@@ -78,20 +78,22 @@ impl<F: FnMut(&Arena, &mut Outbox<'_>) -> Result<(), Failed>> Transactions for R
     }
 
     fn commit(&mut self, offsets: &TopicPartitionList, member: &Membership) -> Outcome {
-        match self.producer.commit(offsets, member) {
-            Ok(()) => Outcome::Committed,
-            Err(TransactionFailure::Aborted { error, cause: Cause::Refused }) => Outcome::Refused(error),
-            Err(TransactionFailure::Aborted { error, cause: Cause::Group | Cause::Passing }) => {
-                Outcome::Aborted(*error)
-            }
-            Err(TransactionFailure::Unknown(error)) => Outcome::Unknown(*error),
-            Err(TransactionFailure::Aborted { error, cause: Cause::Denied } | TransactionFailure::Fenced(error)) => {
-                Outcome::Failed(*error)
-            }
-        }
+        outcome(self.producer.commit(offsets, member))
     }
 
-    fn settle(&mut self) -> Result<()> {
-        self.producer.ready().map_err(TransactionFailure::into_error)
+    fn settle(&mut self) -> Outcome {
+        outcome(self.producer.ready())
+    }
+}
+
+fn outcome(result: Result<(), TransactionFailure>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Committed,
+        Err(TransactionFailure::Aborted { error, cause: Cause::Refused }) => Outcome::Refused(error),
+        Err(TransactionFailure::Aborted { error, cause: Cause::Group | Cause::Passing }) => Outcome::Aborted(*error),
+        Err(TransactionFailure::Unknown(error)) => Outcome::Unknown(*error),
+        Err(TransactionFailure::Aborted { error, cause: Cause::Denied } | TransactionFailure::Fenced(error)) => {
+            Outcome::Failed(*error)
+        }
     }
 }

@@ -124,9 +124,9 @@ fn an_aborted_outbox_can_be_committed_again() {
     let mut producer = scene.producer("id");
     scene.broker.fail_next(ApiKey::TxnOffsetCommit, [ErrorCode::IllegalGeneration]).unwrap();
     let failure = scene.commit(&mut producer).unwrap_err();
-    let error = failure.into_error();
+    let TransactionFailure::Aborted { error, cause: Cause::Group } = failure else { panic!("{failure:?}") };
     assert!(error.is_retriable() && !error.is_fatal(), "{error}");
-    let Error::Transaction { transactional_id, step, outcome, .. } = &error else { panic!("{error}") };
+    let Error::Transaction { transactional_id, step, outcome, .. } = &*error else { panic!("{error}") };
     assert_eq!((&**transactional_id, *step), ("id", "send_offsets_to_transaction"));
     assert_eq!(*outcome, TransactionOutcome::Aborted);
     let before = scene.written();

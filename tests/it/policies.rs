@@ -558,6 +558,10 @@ fn policies_that_cannot_work_are_refused() {
     }
     let both = builder().topics(["t-dlt"]).on_undecodable(OnUndecodable::DeadLetter).build().unwrap_err();
     assert!(both.to_string().contains("come back"), "{both}");
+    let hidden = builder().topics(["^x.*", "u-dlt"]).on_undecodable(OnUndecodable::DeadLetter);
+    let error = hidden.clone().build().unwrap_err();
+    assert!(error.to_string().contains("`u-dlt`"), "{error}");
+    assert!(hidden.config([("topic.blacklist", "^y")]).build().is_ok());
     let error = builder().on_error(OnError::retry(backoff(0))).build().unwrap_err();
     assert!(error.to_string().contains("`attempts`"), "{error}");
 }

@@ -82,9 +82,6 @@ pub(super) struct Fetch {
 
 impl Fetch {
     pub(super) fn new(reader: Reader<Context>, link: Arc<Link>, options: Options) -> Self {
-        if options.resets_to_end {
-            link.lock().ledger.pin_starts();
-        }
         Self {
             reader,
             link,
@@ -334,7 +331,8 @@ impl Fetch {
                 log::warn!("the batch in hand is not done within the drain budget of {budget:?}: others handle it too");
                 return;
             }
-            self.link.bell.wait(left);
+            let patience = self.patience();
+            self.link.bell.wait(left.min(patience));
             // Earlier batches go on being committed meanwhile.
             self.serve_membership();
             self.serve_replies();
@@ -352,7 +350,12 @@ impl Fetch {
     }
 
     fn serve_restart(&mut self) {
-        if self.link.lock().restart.is_asked() {
+        let is_due = {
+            let state = self.link.lock();
+            // A commit that is under way could land after the question for what is committed.
+            state.restart.is_asked() && state.ledger.in_flight().is_none() && !state.ledger.has_committable()
+        };
+        if is_due {
             let all: Vec<_> = self.lanes.iter().map(|lane| lane.id).collect();
             if all.is_empty() || self.reassign(&all, Restart::Committed) {
                 self.link.lock().restart = Question::Answered(());
