@@ -340,12 +340,19 @@ impl Scenario {
 /// committed records only.
 #[test]
 fn kills_leave_each_output_once() {
-    let scenario = Scenario::new(1_200, 0, None);
+    const CHUNK: u64 = 100;
+    let scenario = Scenario::new(CHUNK, 0, None);
     // Static, so that the next one need not wait for the session of the one that was killed.
     let spawn = |number: usize| scenario.spawn_as(number, Some(number.to_string()));
     let mut workers = [spawn(0), spawn(1)];
+    let mut records = CHUNK;
     for kill in 0..16 {
         let number = kill % 2;
+        // There is always something to do when the next one is killed.
+        for partition in 0..PARTITIONS {
+            produce_numbers(shared_broker(), &scenario.topic, partition, records..records + CHUNK);
+        }
+        records += CHUNK;
         for _ in 0..2 {
             workers[number].next::<usize>(PATIENCE);
         }
@@ -354,12 +361,12 @@ fn kills_leave_each_output_once() {
         workers[number].kill9();
         workers[number] = spawn(number);
     }
-    scenario.finish(1_200);
+    scenario.finish(records);
     for worker in &mut workers {
         worker.sigterm();
         assert!(worker.wait(PATIENCE).success());
     }
-    scenario.check(1_200);
+    scenario.check(records);
 }
 
 /// A doubler that is frozen in a batch until the group has gone on without it commits nothing when it wakes up.
@@ -393,7 +400,7 @@ fn rebalances_leave_each_output_once() {
 /// The same with the group protocol of KIP-848, where every change takes until the next heartbeat.
 #[test]
 fn rebalances_with_the_consumer_protocol_leave_each_output_once() {
-    come_and_go(5_000, Some("consumer"));
+    come_and_go(8_000, Some("consumer"));
 }
 
 fn come_and_go(records: u64, protocol: Option<&str>) {
