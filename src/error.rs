@@ -135,6 +135,34 @@ pub enum Error {
         source: KafkaError,
     },
 
+    /// A filter, or a message of the filter topic, that is refused. The filters are as they were.
+    #[error("filter `{id}`: `{field}` {reason}")]
+    Filter {
+        /// The filter's id, empty where it has none.
+        id: String,
+        /// The field that is wrong.
+        field: String,
+        /// Why it is refused.
+        reason: String,
+    },
+
+    /// A record cannot be mapped as a filter says. Concerns the one result that carries it.
+    #[error("cannot map `{path}` of {topic}:{partition}:{offset} to `{target}`: {reason}")]
+    Mapping {
+        /// The record's topic.
+        topic: String,
+        /// The record's partition.
+        partition: i32,
+        /// The record's offset.
+        offset: i64,
+        /// Where the value should have gone, as the mapping names it, `data` or `extra` after the colon.
+        target: String,
+        /// Where it should have come from.
+        path: String,
+        /// What is missing or in the way.
+        reason: String,
+    },
+
     /// A partition cannot be read on.
     #[error("partition {topic}:{partition} stopped at offset {offset}: {source}")]
     Partition {

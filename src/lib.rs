@@ -220,6 +220,8 @@ mod client;
 mod consumer;
 pub mod envelope;
 mod error;
+#[cfg(feature = "export")]
+pub mod export;
 pub mod low_level;
 mod message;
 mod native;
