@@ -1,5 +1,6 @@
 //! What can go wrong, and what a handler answers when it does.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -135,8 +136,8 @@ pub enum Error {
         source: KafkaError,
     },
 
-    /// A filter, or a message of the filter topic, that is refused. The filters are as they were.
-    #[error("filter `{id}`: `{field}` {reason}")]
+    /// A filter that is refused. The filters are as they were.
+    #[error("filter{}: `{field}` {reason}", Quoted(id))]
     Filter {
         /// The filter's id, empty where it has none.
         id: String,
@@ -146,8 +147,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// A record cannot be mapped as a filter says. Concerns the one result that carries it.
-    #[error("cannot map `{path}` of {topic}:{partition}:{offset} to `{target}`: {reason}")]
+    /// A record does not give what a filter maps. Concerns the one result that carries it.
+    #[error("cannot map {topic}:{partition}:{offset} to `{target}`: {reason}")]
     Mapping {
         /// The record's topic.
         topic: String,
@@ -155,11 +156,9 @@ pub enum Error {
         partition: i32,
         /// The record's offset.
         offset: i64,
-        /// Where the value should have gone, as the mapping names it, `data` or `extra` after the colon.
+        /// The mapping's target, `level:data` for one; `data` or `extra` where these could not be put together.
         target: String,
-        /// Where it should have come from.
-        path: String,
-        /// What is missing or in the way.
+        /// Which path is missing or leads nowhere, or what a builder of one's own said.
         reason: String,
     },
 
@@ -183,6 +182,21 @@ pub enum Error {
     /// An error of the Kafka client itself.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
+}
+
+/// A name in quotes after a blank, where there is one.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() { Ok(()) } else { write!(f, " `{}`", self.0) }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
 /// What became of a transaction that failed.

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Deserialize;
 
-use crate::error::{BoxError, Error, HandlerError, Result};
+use crate::error::{BoxError, Error, HandlerError, Result, panic_text};
 use crate::message::arena::Arena;
 use crate::message::{Batch, Unreadable, decode};
 
@@ -73,9 +73,4 @@ fn unreadable_place(arena: &Arena, error: &Error) -> Option<usize> {
         let source = arena.source(record);
         record.offset == *offset && source.partition == *partition && *source.topic == **topic
     })
-}
-
-pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }

@@ -21,13 +21,7 @@ pub(crate) struct Decoded<'a, T> {
 
 /// Reads an envelope whose item is a `T`. Errors are [`bounded`], their line and column are those of `value`.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Decoded<'a, T>, serde_json::Error> {
-    if value.len() > MAX_VALUE_BYTES {
-        let bytes = value.len();
-        return Err(serde_json::Error::custom(format_args!(
-            "the value has {bytes} bytes, more than the limit of {MAX_VALUE_BYTES}"
-        )));
-    }
-    let text = std::str::from_utf8(value).map_err(|error| not_utf8(value, error))?;
+    let text = text(value)?;
     let fields: Fields<'a, T> = serde_json::from_str(text).map_err(|error| explain(text, error))?;
     if let Some(at) = lone_surrogate(text) {
         return Err(fault(text, at, "half a surrogate pair in a text"));
@@ -44,6 +38,26 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Decoded<
         history = history.filter(|_| !truncated);
     }
     Ok(Decoded { item: fields.item, history, truncated })
+}
+
+/// Reads JSON that is no envelope, with the same limits and errors.
+#[cfg(feature = "export")]
+pub(crate) fn decode_plain<'a, T>(
+    value: &'a [u8],
+    read: impl FnOnce(&'a str) -> Result<T, serde_json::Error>,
+) -> Result<T, serde_json::Error> {
+    let text = text(value)?;
+    read(text).map_err(|error| explain(text, error))
+}
+
+fn text(value: &[u8]) -> Result<&str, serde_json::Error> {
+    if value.len() > MAX_VALUE_BYTES {
+        let bytes = value.len();
+        return Err(serde_json::Error::custom(format_args!(
+            "the value has {bytes} bytes, more than the limit of {MAX_VALUE_BYTES}"
+        )));
+    }
+    std::str::from_utf8(value).map_err(|error| not_utf8(value, error))
 }
 
 struct Fields<'a, T> {

@@ -19,7 +19,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::consumer::COMMIT_DEADLINE;
-use crate::consumer::attempt::panic_text;
+
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::fetch::resets::Gap;
 use crate::consumer::fetch::watch::{Restart, Watch};
@@ -30,7 +30,7 @@ use crate::consumer::membership::Membership;
 use crate::consumer::progress::Progress;
 use crate::consumer::topic_ids::TopicIds;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
 use crate::native::{Reader, Reply};
 

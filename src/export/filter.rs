@@ -1,0 +1,223 @@
+//! One filter: what it says, and what it may say.
+
+use std::sync::Arc;
+
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Result};
+use crate::export::fields::Fields;
+use crate::export::mapping::{Entry, Half, Mapping};
+use crate::export::strict;
+use crate::settings::check;
+
+/// So many keys may a path have. JSON that nests deeper is not read anyway.
+const MAX_PATH_KEYS: usize = 127;
+
+/// A filter as it is kept.
+#[derive(Debug)]
+pub(super) struct Filter {
+    pub(super) id: Arc<str>,
+    pub(super) source: Arc<str>,
+    /// Sorted by key.
+    pub(super) identifiers: Box<[Identifier]>,
+    pub(super) mapping: Arc<Mapping>,
+    /// As JSON text.
+    pub(super) args: Option<Box<str>>,
+    /// Later filters have larger ones.
+    pub(super) order: u64,
+}
+
+/// What a message must have for a filter to match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identifier {
+    pub(super) key: Arc<str>,
+    /// None: any value.
+    pub(super) value: Option<Box<str>>,
+}
+
+/// A filter as it was given, with all rules kept that concern it alone.
+#[derive(Debug)]
+pub(super) struct Definition {
+    pub(super) id: String,
+    pub(super) source: String,
+    pub(super) identifiers: Vec<Identifier>,
+    pub(super) mapping: Mapping,
+    pub(super) args: Option<Box<str>>,
+}
+
+impl Definition {
+    /// Reads a filter's JSON.
+    ///
+    /// # Errors
+    /// [`Error::Filter`] names the first field that breaks a rule.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let unreadable = |error: serde_json::Error| refused("", "payload", format!("cannot be read: {error}"));
+        strict::check(text.as_bytes()).map_err(unreadable)?;
+        let no_object = || refused("", "payload", "is no object");
+        let fields = Fields::of(text).map_err(unreadable)?.ok_or_else(no_object)?;
+        let id = required(&fields, "", "id")?;
+        let known = ["id", "source", "mappings", "identifiers", "args"];
+        if let Some((unknown, _)) = fields.iter().find(|(name, _)| !known.contains(name)) {
+            return Err(refused(&id, unknown, "is unknown"));
+        }
+        let source = required(&fields, &id, "source")?;
+        check::topic(&source).map_err(|error| match error {
+            Error::Setting { reason, .. } => refused(&id, "source", format!("is no topic: {reason}")),
+            other => other,
+        })?;
+        let mapping = mapping(&fields, &id)?;
+        let identifiers = identifiers(&fields, &id)?;
+        let args = given(&fields, "args");
+        if args.is_some_and(|args| !args.get().starts_with('{')) {
+            return Err(refused(&id, "args", "is no object"));
+        }
+        Ok(Self { id, source, identifiers, mapping, args: args.map(|args| args.get().into()) })
+    }
+}
+
+pub(super) fn refused(id: &str, field: impl Into<String>, reason: impl Into<String>) -> Error {
+    Error::Filter { id: id.to_owned(), field: field.into(), reason: reason.into() }
+}
+
+/// A field that is there and not null.
+fn given<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a RawValue> {
+    fields.get(name).filter(|value| value.get() != "null")
+}
+
+/// A text that has to be there.
+fn required(fields: &Fields<'_>, id: &str, name: &str) -> Result<String> {
+    let value = given(fields, name).ok_or_else(|| refused(id, name, "is missing"))?;
+    let text: String = serde_json::from_str(value.get()).map_err(|_| refused(id, name, "is no text"))?;
+    if text.is_empty() { Err(refused(id, name, "is empty")) } else { Ok(text) }
+}
+
+fn mapping(fields: &Fields<'_>, id: &str) -> Result<Mapping> {
+    let refuse = |reason: &str| refused(id, "mappings", reason);
+    let value = given(fields, "mappings").ok_or_else(|| refuse("is missing"))?;
+    let Ok(Some(mappings)) = Fields::of(value.get()) else { return Err(refuse("is no object")) };
+    let entries = mappings.iter().map(|(target, path)| {
+        let refuse = |reason: &str| refused(id, format!("mappings.{target}"), reason);
+        let (target, half) = target.rsplit_once(':').ok_or_else(|| refuse("has no `:data` or `:extra` at its end"))?;
+        let half = match half {
+            "data" => Half::Data,
+            "extra" => Half::Extra,
+            _ => return Err(refuse("ends neither in `:data` nor in `:extra`")),
+        };
+        let path: String = serde_json::from_str(path.get()).map_err(|_| refuse("is no text"))?;
+        if path.split('.').nth(MAX_PATH_KEYS).is_some() {
+            return Err(refuse("has more than 127 keys"));
+        }
+        Ok(Entry { half, target: target.into(), path: path.into() })
+    });
+    let entries: Vec<_> = entries.collect::<Result<_>>()?;
+    if entries.is_empty() { Err(refuse("is empty")) } else { Ok(Mapping::new(entries)) }
+}
+
+/// The identifiers, sorted by key; none where they are null.
+fn identifiers(fields: &Fields<'_>, id: &str) -> Result<Vec<Identifier>> {
+    let Some(value) = given(fields, "identifiers") else { return Ok(Vec::new()) };
+    let list: Vec<&RawValue> =
+        serde_json::from_str(value.get()).map_err(|_| refused(id, "identifiers", "is no list"))?;
+    let mut identifiers =
+        (0..).zip(list).map(|(index, entry)| identifier(entry, id, index)).collect::<Result<Vec<_>>>()?;
+    identifiers.sort_by(|one, other| one.key.cmp(&other.key));
+    match identifiers.windows(2).find(|pair| pair[0].key == pair[1].key) {
+        Some(twice) => Err(refused(id, "identifiers", format!("name the key `{}` twice", twice[0].key))),
+        None => Ok(identifiers),
+    }
+}
+
+fn identifier(entry: &RawValue, id: &str, index: usize) -> Result<Identifier> {
+    let refuse = |name: &str, reason: &str| refused(id, format!("identifiers[{index}]{name}"), reason);
+    let Ok(Some(fields)) = Fields::of(entry.get()) else { return Err(refuse("", "is no object")) };
+    if let Some((unknown, _)) = fields.iter().find(|(name, _)| !["key", "value"].contains(name)) {
+        return Err(refuse(&format!(".{unknown}"), "is unknown"));
+    }
+    let key = fields.get("key").ok_or_else(|| refuse(".key", "is missing"))?;
+    let key: String = serde_json::from_str(key.get()).map_err(|_| refuse(".key", "is no text"))?;
+    let value = match fields.get("value").map_or("null", RawValue::get) {
+        "null" | "false" | "\"\"" => None,
+        text if text.starts_with('"') => {
+            Some(serde_json::from_str::<String>(text).map_err(|_| refuse(".value", "is no text"))?.into())
+        }
+        number if number.parse() == Ok(0.0) => None,
+        number if number.parse::<f64>().is_ok() => {
+            return Err(refuse(".value", "is a number: values are compared as text, so give it as one"));
+        }
+        _ => return Err(refuse(".value", "is no text")),
+    };
+    Ok(Identifier { key: key.into(), value })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn filter() -> Value {
+        json!({"id": "f", "source": "t", "mappings": {"a:data": "x.y"}})
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut filter = filter();
+        filter[field] = value;
+        filter
+    }
+
+    #[test]
+    fn each_error_names_filter_and_field() {
+        let list = |value: Value| with("identifiers", json!([{"key": "k", "value": "v"}, value]));
+        let cases = [
+            (json!({"source": "t", "mappings": {"a:data": "x"}}), "filter: `id` is missing"),
+            (with("id", json!("")), "filter: `id` is empty"),
+            (with("id", json!(5)), "filter: `id` is no text"),
+            (json!([1]), "filter: `payload` is no object"),
+            (with("source", Value::Null), "filter `f`: `source` is missing"),
+            (with("source", json!("")), "filter `f`: `source` is empty"),
+            (with("source", json!("^t.*")), "filter `f`: `source` is no topic: \"^t.*\" has more than"),
+            (with("mappings", Value::Null), "filter `f`: `mappings` is missing"),
+            (with("mappings", json!({})), "filter `f`: `mappings` is empty"),
+            (with("mappings", json!([])), "filter `f`: `mappings` is no object"),
+            (with("mappings", json!({"a": "x"})), "filter `f`: `mappings.a` has no `:data`"),
+            (with("mappings", json!({"a:Data": "x"})), "filter `f`: `mappings.a:Data` ends neither"),
+            (with("mappings", json!({"a:data": 5})), "filter `f`: `mappings.a:data` is no text"),
+            (with("mappings", json!({"a:data": "x.".repeat(127)})), "filter `f`: `mappings.a:data` has more than 127"),
+            (with("more", json!(1)), "filter `f`: `more` is unknown"),
+            (with("args", json!([])), "filter `f`: `args` is no object"),
+            (with("identifiers", json!({})), "filter `f`: `identifiers` is no list"),
+            (list(json!("k")), "filter `f`: `identifiers[1]` is no object"),
+            (list(json!({"value": "v"})), "filter `f`: `identifiers[1].key` is missing"),
+            (list(json!({"key": 1})), "filter `f`: `identifiers[1].key` is no text"),
+            (list(json!({"key": "l", "val": "v"})), "filter `f`: `identifiers[1].val` is unknown"),
+            (list(json!({"key": "k"})), "filter `f`: `identifiers` name the key `k` twice"),
+            (list(json!({"key": "l", "value": 5})), "filter `f`: `identifiers[1].value` is a number"),
+            (list(json!({"key": "l", "value": true})), "filter `f`: `identifiers[1].value` is no text"),
+            (list(json!({"key": "l", "value": []})), "filter `f`: `identifiers[1].value` is no text"),
+        ];
+        for (filter, expected) in cases {
+            let error = Definition::parse(&filter.to_string()).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}\n{expected}");
+        }
+        let twice = Definition::parse(r#"{"id":"f","source":"t","mappings":{"a:data":"x","a:data":"y"}}"#).unwrap_err();
+        assert!(twice.to_string().contains(r#"the key "a:data" comes twice at line 1"#), "{twice}");
+        assert!(Definition::parse("{").unwrap_err().to_string().starts_with("filter: `payload` cannot be read"));
+    }
+
+    #[test]
+    fn what_python_takes_for_nothing_is_no_value() {
+        for value in ["0", "-0.0", "0e5", "false", "null", "\"\""] {
+            let text = format!(
+                r#"{{"id":"f","source":"t","mappings":{{"a:b:data":"x"}},"identifiers":[{{"key":"k","value":{value}}}]}}"#
+            );
+            let definition = Definition::parse(&text).unwrap();
+            assert_eq!(definition.identifiers, [Identifier { key: "k".into(), value: None }], "{value}");
+        }
+        for nothing in [Value::Null, json!([])] {
+            let definition = Definition::parse(&with("identifiers", nothing).to_string()).unwrap();
+            assert!(definition.identifiers.is_empty());
+        }
+        let args = Definition::parse(&with("args", json!({"n": 1})).to_string()).unwrap().args;
+        assert_eq!(args.as_deref(), Some(r#"{"n":1}"#));
+    }
+}

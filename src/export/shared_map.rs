@@ -1,0 +1,138 @@
+//! A hash map that is cheap to clone: clones share what did not change since.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
+
+/// A change copies one shard, a clone the list of shards: both stay small when neither grows faster than the root of
+/// all. So the number of shards doubles beyond this many entries times its square.
+const ENTRIES: usize = 16;
+
+/// See the module's own words.
+#[derive(Clone, Debug)]
+pub(super) struct SharedMap<K, V> {
+    /// A power of two of them; an entry's hash says in which it stands.
+    shards: Vec<Arc<HashMap<K, V>>>,
+    hasher: RandomState,
+    len: usize,
+}
+
+impl<K, V> Default for SharedMap<K, V> {
+    fn default() -> Self {
+        Self { shards: vec![Arc::default()], hasher: RandomState::new(), len: 0 }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.shards.iter().flat_map(|shard| shard.iter())
+    }
+
+    pub(super) fn get_key_value<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
+    where
+        K: Borrow<Q>,
+    {
+        self.shards[self.shard(key)].get_key_value(key)
+    }
+
+    pub(super) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.shards[self.shard(key)].get(key)
+    }
+
+    /// The value of a key, to be changed. Made where there is none.
+    pub(super) fn entry(&mut self, key: &K, make: impl FnOnce() -> V) -> &mut V {
+        if !self.shards[self.shard(key)].contains_key(key) {
+            self.len += 1;
+            if self.len > ENTRIES * self.shards.len() * self.shards.len() {
+                self.grow();
+            }
+        }
+        let index = self.shard(key);
+        Arc::make_mut(&mut self.shards[index]).entry(key.clone()).or_insert_with(make)
+    }
+
+    /// Changes the value of a key that is there. `change` says whether the entry stays.
+    pub(super) fn update<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, change: impl FnOnce(&mut V) -> bool)
+    where
+        K: Borrow<Q>,
+    {
+        let index = self.shard(key);
+        if !self.shards[index].contains_key(key) {
+            return;
+        }
+        let shard = Arc::make_mut(&mut self.shards[index]);
+        if !shard.get_mut(key).is_some_and(change) {
+            shard.remove(key);
+            self.len -= 1;
+        }
+    }
+
+    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
+        match self.shards.len() {
+            1 => 0,
+            // The low bits: the shard's own table hashes with a state of its own.
+            shards => self.hasher.hash_one(key) as usize & (shards - 1),
+        }
+    }
+
+    fn grow(&mut self) {
+        let more = self.shards.len() * 2;
+        let old = std::mem::replace(&mut self.shards, (0..more).map(|_| Arc::default()).collect());
+        for shard in old {
+            for (key, value) in Arc::unwrap_or_clone(shard) {
+                let index = self.shard(&key);
+                Arc::make_mut(&mut self.shards[index]).insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_keeps_what_it_was() {
+        let mut map = SharedMap::default();
+        for number in 0..5_000u32 {
+            *map.entry(&number, || 0) = number;
+        }
+        assert!(map.shards.len() > 8 && map.len() == 5_000);
+        let before = map.clone();
+        for number in (0..5_000).step_by(2) {
+            map.update(&number, |value| {
+                *value += 1;
+                number % 4 == 0
+            });
+        }
+        map.update(&9_999, |_| panic!("is not there"));
+        assert_eq!((map.len(), map.iter().count()), (3_750, 3_750));
+        assert_eq!((map.get(&4), map.get(&2), map.get(&1)), (Some(&5), None, Some(&1)));
+        assert_eq!((before.len(), before.get(&4), before.get(&2)), (5_000, Some(&4), Some(&2)));
+        assert_eq!(before.get_key_value(&3), Some((&3, &3)));
+    }
+
+    #[test]
+    fn a_change_copies_one_shard() {
+        let mut map = SharedMap::default();
+        for number in 0..10_000u32 {
+            map.entry(&number, || 0);
+        }
+        let before = map.clone();
+        *map.entry(&1, || 0) = 7;
+        let copied = map.shards.iter().zip(&before.shards).filter(|(one, other)| !Arc::ptr_eq(one, other)).count();
+        assert_eq!(copied, 1);
+    }
+}
