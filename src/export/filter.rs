@@ -107,10 +107,13 @@ fn mapping(fields: &Fields<'_>, id: &str) -> Result<Mapping> {
         if path.split('.').nth(MAX_PATH_KEYS).is_some() {
             return Err(refuse("has more than 127 keys"));
         }
-        Ok(Entry { half, target: target.into(), path: path.into() })
+        Ok((half, target, path))
     });
     let entries: Vec<_> = entries.collect::<Result<_>>()?;
-    if entries.is_empty() { Err(refuse("is empty")) } else { Ok(Mapping::new(entries)) }
+    if entries.is_empty() {
+        return Err(refuse("is empty"));
+    }
+    Ok(Mapping::new(entries.iter().map(|(half, target, path)| Entry { half: *half, target, path })))
 }
 
 /// The identifiers, sorted by key; none where they are null.

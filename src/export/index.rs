@@ -81,6 +81,14 @@ fn values_of(identifiers: &[Identifier]) -> Arc<[u8]> {
     values.into()
 }
 
+/// Most of these lists have one entry, for which `Vec` alone would take memory for four.
+fn push<T>(list: &mut Vec<T>, item: T) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+    list.push(item);
+}
+
 impl Index {
     pub(super) fn insert(&mut self, filter: Arc<Filter>) {
         let identifiers = &filter.identifiers;
@@ -90,12 +98,12 @@ impl Index {
             let set = self.key_set(identifiers);
             let place = set.patterns.iter().position(|pattern| pattern.is_of(identifiers)).unwrap_or_else(|| {
                 let valued = identifiers.iter().map(|identifier| identifier.value.is_some()).collect();
-                set.patterns.push(Pattern { valued, filters: SharedMap::default() });
+                push(&mut set.patterns, Pattern { valued, filters: SharedMap::default() });
                 set.patterns.len() - 1
             });
             set.patterns[place].filters.entry(&values_of(identifiers), Bucket::default)
         };
-        Arc::make_mut(bucket).push(filter);
+        push(Arc::make_mut(bucket), filter);
     }
 
     pub(super) fn remove(&mut self, filter: &Filter) {
@@ -146,7 +154,7 @@ impl Index {
         let place = sets.iter().position(|set| set.has_keys(identifiers)).unwrap_or_else(|| {
             let keys = identifiers.iter().map(|identifier| identifier.key.clone()).collect();
             self.registered += 1;
-            sets.push(Arc::new(KeySet { keys, registered: self.registered, patterns: Vec::new() }));
+            push(sets, Arc::new(KeySet { keys, registered: self.registered, patterns: Vec::new() }));
             sets.len() - 1
         });
         Arc::make_mut(&mut sets[place])

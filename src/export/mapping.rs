@@ -15,29 +15,51 @@ pub(super) enum Half {
 }
 
 /// One entry of a mapping.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Entry {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Entry<'a> {
     pub(super) half: Half,
-    pub(super) target: Box<str>,
+    pub(super) target: &'a str,
     /// Keys with dots between.
-    pub(super) path: Box<str>,
+    pub(super) path: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    fn keys(self) -> impl Iterator<Item = &'a str> {
+        self.path.split('.')
+    }
+
+    /// How many keys both start with.
+    fn shared_with(self, other: Option<Self>) -> u32 {
+        let Some(other) = other else { return 0 };
+        self.keys().zip(other.keys()).take_while(|(one, other)| one == other).fold(0, |count, _| count + 1)
+    }
 }
 
 /// A filter's mappings. Equal where they have the same entries, in whatever order.
 #[derive(Debug)]
 pub(super) struct Mapping {
+    /// All targets and paths, one behind the other: few places in memory to go to.
+    text: Box<str>,
     /// In the filter's order.
-    entries: Box<[Entry]>,
-    /// All their paths, so that each object on the way is looked at once.
-    paths: Node,
+    places: Box<[Place]>,
+    /// Their numbers, sorted by path key by key: paths that share a way stand together, so each object on it is read
+    /// once. With each, how many keys it shares with the one before.
+    by_path: Box<[(u32, u32)]>,
 }
 
-/// What is one key further on the way.
-#[derive(Debug, Default)]
-struct Node {
-    /// The entries whose paths end here.
-    ends: Vec<u32>,
-    keys: Vec<(Box<str>, Node)>,
+/// An entry's texts: where the target starts, the path, and what is behind it.
+#[derive(Debug)]
+struct Place {
+    half: Half,
+    target: u32,
+    path: u32,
+    end: u32,
+}
+
+/// What stands on the way of a path.
+enum Step<'a> {
+    Object(Fields<'a>),
+    NoMap,
 }
 
 /// What a path led to.
@@ -50,21 +72,35 @@ enum Found<'a> {
 }
 
 impl Mapping {
-    pub(super) fn new(entries: Vec<Entry>) -> Self {
-        let mut paths = Node::default();
-        for (index, entry) in (0u32..).zip(&entries) {
-            let mut node = &mut paths;
-            for key in entry.path.split('.') {
-                let place = node.keys.iter().position(|(found, _)| **found == *key).unwrap_or_else(|| {
-                    node.keys.push((key.into(), Node::default()));
-                    node.keys.len() - 1
-                });
-                node = &mut node.keys[place].1;
-            }
-            node.ends.push(index);
+    pub(super) fn new<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> Self {
+        let (mut text, mut places) = (String::new(), Vec::new());
+        // A filter is no larger than a record.
+        let length = |text: &String| u32::try_from(text.len()).unwrap_or(u32::MAX);
+        for Entry { half, target, path } in entries {
+            let target_at = length(&text);
+            text.push_str(target);
+            let path_at = length(&text);
+            text.push_str(path);
+            places.push(Place { half, target: target_at, path: path_at, end: length(&text) });
         }
-        paths.shrink();
-        Self { entries: entries.into(), paths }
+        let mut mapping = Self { text: text.into(), places: places.into(), by_path: Box::default() };
+        let mut sorted: Vec<_> = (0u32..).zip(mapping.entries()).collect();
+        sorted.sort_by(|(_, one), (_, other)| one.keys().cmp(other.keys()));
+        let before = std::iter::once(None).chain(sorted.iter().map(|(_, entry)| Some(*entry)));
+        let shared = sorted.iter().zip(before).map(|((number, entry), before)| (*number, entry.shared_with(before)));
+        let by_path = shared.collect();
+        mapping.by_path = by_path;
+        mapping
+    }
+
+    fn entry(&self, number: u32) -> Entry<'_> {
+        let &Place { half, target, path, end } = &self.places[number as usize];
+        let text = |from: u32, to: u32| &self.text[from as usize..to as usize];
+        Entry { half, target: text(target, path), path: text(path, end) }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        (0u32..).take(self.places.len()).map(|number| self.entry(number))
     }
 
     /// The targets and values of a message, data and extra, in the mapping's order.
@@ -76,12 +112,30 @@ impl Mapping {
         message: &Fields<'_>,
         ignore_missing: impl Fn(Half) -> bool,
     ) -> Result<Mapped<'_>, Fault> {
-        let mut found = vec![Found::Missing; self.entries.len()];
-        self.paths.look(message, &mut found);
+        let mut found = vec![Found::Missing; self.places.len()];
+        // What the keys of the path before led to, one by one.
+        let mut way: Vec<Step<'_>> = Vec::new();
+        for (number, shared) in &self.by_path {
+            way.truncate(*shared as usize);
+            let mut keys = self.entry(*number).keys().skip(way.len()).peekable();
+            found[*number as usize] = loop {
+                let object = match way.last() {
+                    None => message,
+                    Some(Step::Object(fields)) => fields,
+                    Some(Step::NoMap) => break Found::NoMap,
+                };
+                let Some(value) = keys.next().and_then(|key| object.get(key)) else { break Found::Missing };
+                if keys.peek().is_none() {
+                    break Found::Value(value);
+                }
+                // It was read as JSON before: what cannot be read as an object is none.
+                way.push(Fields::of(value.get()).ok().flatten().map_or(Step::NoMap, Step::Object));
+            };
+        }
         let mut mapped = Mapped::default();
-        for (entry, found) in self.entries.iter().zip(found) {
-            let fault = |reason: String| Fault { half: entry.half, target: Some(entry.target.clone()), reason };
-            let path = &entry.path;
+        for (entry, found) in self.entries().zip(found) {
+            let fault = |reason: String| Fault { half: entry.half, target: Some(entry.target.into()), reason };
+            let path = entry.path;
             let value = match found {
                 Found::Value(raw) => serde_json::from_str(raw.get())
                     .map_err(|error| fault(format!("`{path}` cannot be read: {error}")))?,
@@ -90,15 +144,15 @@ impl Mapping {
                 Found::NoMap => return Err(fault(format!("`{path}` leads through what is no map"))),
             };
             match entry.half {
-                Half::Data => mapped.data.push((&*entry.target, value)),
-                Half::Extra => mapped.extra.push((&*entry.target, value)),
+                Half::Data => mapped.data.push((entry.target, value)),
+                Half::Extra => mapped.extra.push((entry.target, value)),
             }
         }
         Ok(mapped)
     }
 
-    fn sorted(&self) -> Vec<&Entry> {
-        let mut entries: Vec<_> = self.entries.iter().collect();
+    fn sorted(&self) -> Vec<Entry<'_>> {
+        let mut entries: Vec<_> = self.entries().collect();
         entries.sort_unstable();
         entries
     }
@@ -131,41 +185,9 @@ impl Fault {
     }
 }
 
-impl Node {
-    fn look<'a>(&self, object: &Fields<'a>, found: &mut [Found<'a>]) {
-        for (key, node) in &self.keys {
-            let Some(value) = object.get(key) else { continue };
-            for end in &node.ends {
-                found[*end as usize] = Found::Value(value);
-            }
-            if !node.keys.is_empty() {
-                match Fields::of(value.get()) {
-                    Ok(Some(fields)) => node.look(&fields, found),
-                    // It was read as JSON before, so it is no object.
-                    Ok(None) | Err(_) => node.keys.iter().for_each(|(_, node)| node.mark(found)),
-                }
-            }
-        }
-    }
-
-    /// Whatever is on from here cannot be there.
-    fn mark(&self, found: &mut [Found<'_>]) {
-        for end in &self.ends {
-            found[*end as usize] = Found::NoMap;
-        }
-        self.keys.iter().for_each(|(_, node)| node.mark(found));
-    }
-
-    fn shrink(&mut self) {
-        self.ends.shrink_to_fit();
-        self.keys.shrink_to_fit();
-        self.keys.iter_mut().for_each(|(_, node)| node.shrink());
-    }
-}
-
 impl PartialEq for Mapping {
     fn eq(&self, other: &Self) -> bool {
-        self.entries.len() == other.entries.len() && self.sorted() == other.sorted()
+        self.places.len() == other.places.len() && self.sorted() == other.sorted()
     }
 }
 
