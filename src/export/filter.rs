@@ -67,7 +67,7 @@ impl Definition {
         })?;
         let mapping = mapping(&fields, &id)?;
         let identifiers = identifiers(&fields, &id)?;
-        let args = given(&fields, "args");
+        let args = given(&fields, "args").filter(|args| args.get().starts_with('{') || !is_nothing(args));
         if args.is_some_and(|args| !args.get().starts_with('{')) {
             return Err(refused(&id, "args", "is no object"));
         }
@@ -84,6 +84,15 @@ fn given<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a RawValue> {
     fields.get(name).filter(|value| value.get() != "null")
 }
 
+/// Whether a value is one that Python takes for none: the filters that are out there rely on it.
+fn is_nothing(value: &RawValue) -> bool {
+    match value.get() {
+        "null" | "false" | "\"\"" => true,
+        text if text.starts_with(['[', '{']) => text[1..text.len() - 1].trim_ascii().is_empty(),
+        text => text.parse() == Ok(0.0),
+    }
+}
+
 /// A text that has to be there.
 fn required(fields: &Fields<'_>, id: &str, name: &str) -> Result<String> {
     let value = given(fields, name).ok_or_else(|| refused(id, name, "is missing"))?;
@@ -97,13 +106,15 @@ fn mapping(fields: &Fields<'_>, id: &str) -> Result<Mapping> {
     let Ok(Some(mappings)) = Fields::of(value.get()) else { return Err(refuse("is no object")) };
     let entries = mappings.iter().map(|(target, path)| {
         let refuse = |reason: &str| refused(id, format!("mappings.{target}"), reason);
-        let (target, half) = target.rsplit_once(':').ok_or_else(|| refuse("has no `:data` or `:extra` at its end"))?;
-        let half = match half {
-            "data" => Half::Data,
-            "extra" => Half::Extra,
-            _ => return Err(refuse("ends neither in `:data` nor in `:extra`")),
+        let (target, half) = match target.split_once(':') {
+            Some((target, "data")) => (target, Half::Data),
+            Some((target, "extra")) => (target, Half::Extra),
+            _ => return Err(refuse("is not a target with `:data` or `:extra` behind it")),
         };
         let path: String = serde_json::from_str(path.get()).map_err(|_| refuse("is no text"))?;
+        if target.is_empty() || path.is_empty() {
+            return Err(refuse("has an empty target or path"));
+        }
         if path.split('.').nth(MAX_PATH_KEYS).is_some() {
             return Err(refuse("has more than 127 keys"));
         }
@@ -118,7 +129,7 @@ fn mapping(fields: &Fields<'_>, id: &str) -> Result<Mapping> {
 
 /// The identifiers, sorted by key; none where they are null.
 fn identifiers(fields: &Fields<'_>, id: &str) -> Result<Vec<Identifier>> {
-    let Some(value) = given(fields, "identifiers") else { return Ok(Vec::new()) };
+    let Some(value) = given(fields, "identifiers").filter(|value| !is_nothing(value)) else { return Ok(Vec::new()) };
     let list: Vec<&RawValue> =
         serde_json::from_str(value.get()).map_err(|_| refused(id, "identifiers", "is no list"))?;
     let mut identifiers =
@@ -138,17 +149,15 @@ fn identifier(entry: &RawValue, id: &str, index: usize) -> Result<Identifier> {
     }
     let key = fields.get("key").ok_or_else(|| refuse(".key", "is missing"))?;
     let key: String = serde_json::from_str(key.get()).map_err(|_| refuse(".key", "is no text"))?;
-    let value = match fields.get("value").map_or("null", RawValue::get) {
-        "null" | "false" | "\"\"" => None,
-        text if text.starts_with('"') => {
-            Some(serde_json::from_str::<String>(text).map_err(|_| refuse(".value", "is no text"))?.into())
-        }
-        number if number.parse() == Ok(0.0) => None,
-        number if number.parse::<f64>().is_ok() => {
-            return Err(refuse(".value", "is a number: values are compared as text, so give it as one"));
-        }
-        _ => return Err(refuse(".value", "is no text")),
-    };
+    if key.is_empty() {
+        return Err(refuse(".key", "is empty"));
+    }
+    let value = fields.get("value").filter(|value| !is_nothing(value)).map(|value| {
+        let number = "is a number: values are compared as text, so give it as one";
+        let reason = if value.get().parse::<f64>().is_ok() { number } else { "is no text" };
+        serde_json::from_str::<Box<str>>(value.get()).map_err(|_| refuse(".value", reason))
+    });
+    let value = value.transpose()?;
     Ok(Identifier { key: key.into(), value })
 }
 
@@ -182,13 +191,16 @@ mod tests {
             (with("mappings", Value::Null), "filter `f`: `mappings` is missing"),
             (with("mappings", json!({})), "filter `f`: `mappings` is empty"),
             (with("mappings", json!([])), "filter `f`: `mappings` is no object"),
-            (with("mappings", json!({"a": "x"})), "filter `f`: `mappings.a` has no `:data`"),
-            (with("mappings", json!({"a:Data": "x"})), "filter `f`: `mappings.a:Data` ends neither"),
+            (with("mappings", json!({"a": "x"})), "filter `f`: `mappings.a` is not a target with"),
+            (with("mappings", json!({"a:Data": "x"})), "filter `f`: `mappings.a:Data` is not a target with"),
+            (with("mappings", json!({"a:b:data": "x"})), "filter `f`: `mappings.a:b:data` is not a target with"),
+            (with("mappings", json!({":data": "x"})), "filter `f`: `mappings.:data` has an empty"),
+            (with("mappings", json!({"a:data": ""})), "filter `f`: `mappings.a:data` has an empty"),
             (with("mappings", json!({"a:data": 5})), "filter `f`: `mappings.a:data` is no text"),
             (with("mappings", json!({"a:data": "x.".repeat(127)})), "filter `f`: `mappings.a:data` has more than 127"),
             (with("more", json!(1)), "filter `f`: `more` is unknown"),
-            (with("args", json!([])), "filter `f`: `args` is no object"),
-            (with("identifiers", json!({})), "filter `f`: `identifiers` is no list"),
+            (with("args", json!([1])), "filter `f`: `args` is no object"),
+            (with("identifiers", json!({"key": "k"})), "filter `f`: `identifiers` is no list"),
             (list(json!("k")), "filter `f`: `identifiers[1]` is no object"),
             (list(json!({"value": "v"})), "filter `f`: `identifiers[1].key` is missing"),
             (list(json!({"key": 1})), "filter `f`: `identifiers[1].key` is no text"),
@@ -196,7 +208,8 @@ mod tests {
             (list(json!({"key": "k"})), "filter `f`: `identifiers` name the key `k` twice"),
             (list(json!({"key": "l", "value": 5})), "filter `f`: `identifiers[1].value` is a number"),
             (list(json!({"key": "l", "value": true})), "filter `f`: `identifiers[1].value` is no text"),
-            (list(json!({"key": "l", "value": []})), "filter `f`: `identifiers[1].value` is no text"),
+            (list(json!({"key": ""})), "filter `f`: `identifiers[1].key` is empty"),
+            (list(json!({"key": "l", "value": [0]})), "filter `f`: `identifiers[1].value` is no text"),
         ];
         for (filter, expected) in cases {
             let error = Definition::parse(&filter.to_string()).unwrap_err().to_string();
@@ -209,17 +222,18 @@ mod tests {
 
     #[test]
     fn what_python_takes_for_nothing_is_no_value() {
-        for value in ["0", "-0.0", "0e5", "false", "null", "\"\""] {
+        for value in ["0", "-0.0", "0e5", "false", "null", "\"\"", "[ ]", "{}"] {
             let text = format!(
-                r#"{{"id":"f","source":"t","mappings":{{"a:b:data":"x"}},"identifiers":[{{"key":"k","value":{value}}}]}}"#
+                r#"{{"id":"f","source":"t","mappings":{{"a:data":"x"}},"identifiers":[{{"key":"k","value":{value}}}]}}"#
             );
             let definition = Definition::parse(&text).unwrap();
             assert_eq!(definition.identifiers, [Identifier { key: "k".into(), value: None }], "{value}");
         }
-        for nothing in [Value::Null, json!([])] {
+        for nothing in [Value::Null, json!([]), json!(0), json!(false)] {
             let definition = Definition::parse(&with("identifiers", nothing).to_string()).unwrap();
             assert!(definition.identifiers.is_empty());
         }
+        assert_eq!(Definition::parse(&with("args", json!("")).to_string()).unwrap().args, None);
         let args = Definition::parse(&with("args", json!({"n": 1})).to_string()).unwrap().args;
         assert_eq!(args.as_deref(), Some(r#"{"n":1}"#));
     }
