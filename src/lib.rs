@@ -194,6 +194,11 @@
 //! Seeking, pausing, manual assignment: [`low_level`] makes plain rdkafka clients with this crate's defaults, and
 //! packs, unpacks and sends for them.
 //!
+//! # Exports
+//!
+//! With the feature `export`, filters that arrive on a topic say which fields of which messages go into a sink. See the
+//! module `export`.
+//!
 //! # Testing
 //!
 //! [`testing::Records`] makes a batch for a handler without any broker. [`testing::EmbeddedBroker`] is a broker for the
@@ -207,6 +212,7 @@
 //! |---|---|
 //! | `signal` | `Consumer::stop_on_signals`: SIGINT and SIGTERM |
 //! | `tokio` | `Consumer::run_async`, `Producer::produce_async` and `produce_batch_async`; needs tokio's time driver |
+//! | `export` | the module `export`: filters, and clients that export what they say; numbers of untyped payloads then keep their text |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
 //! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
 //! | `zstd` | zstd compression; gzip, lz4 and snappy are always there |
