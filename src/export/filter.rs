@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use crate::envelope::bounded;
 use crate::error::{Error, Result};
 use crate::export::fields::Fields;
 use crate::export::mapping::{Entry, Half, Mapping};
 use crate::export::strict;
+use crate::message::excerpt;
 use crate::settings::check;
 
 /// So many keys may a path have. JSON that nests deeper is not read anyway.
@@ -51,7 +53,7 @@ impl Definition {
     /// # Errors
     /// [`Error::Filter`] names the first field that breaks a rule.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let unreadable = |error: serde_json::Error| refused("", "payload", format!("cannot be read: {error}"));
+        let unreadable = |error| refused("", "payload", format!("cannot be read: {}", bounded(error)));
         strict::check(text.as_bytes()).map_err(unreadable)?;
         let no_object = || refused("", "payload", "is no object");
         let fields = Fields::of(text).map_err(unreadable)?.ok_or_else(no_object)?;
@@ -75,8 +77,10 @@ impl Definition {
     }
 }
 
-pub(super) fn refused(id: &str, field: impl Into<String>, reason: impl Into<String>) -> Error {
-    Error::Filter { id: id.to_owned(), field: field.into(), reason: reason.into() }
+/// Shows enough of names to find them, however long they are.
+pub(super) fn refused(id: &str, field: impl AsRef<str>, reason: impl Into<String>) -> Error {
+    let shown = |name: &str| excerpt(name.as_bytes());
+    Error::Filter { id: shown(id), field: shown(field.as_ref()), reason: reason.into() }
 }
 
 /// A field that is there and not null.
@@ -136,7 +140,9 @@ fn identifiers(fields: &Fields<'_>, id: &str) -> Result<Vec<Identifier>> {
         (0..).zip(list).map(|(index, entry)| identifier(entry, id, index)).collect::<Result<Vec<_>>>()?;
     identifiers.sort_by(|one, other| one.key.cmp(&other.key));
     match identifiers.windows(2).find(|pair| pair[0].key == pair[1].key) {
-        Some(twice) => Err(refused(id, "identifiers", format!("name the key `{}` twice", twice[0].key))),
+        Some(twice) => {
+            Err(refused(id, "identifiers", format!("name the key `{}` twice", excerpt(twice[0].key.as_bytes()))))
+        }
         None => Ok(identifiers),
     }
 }
@@ -217,6 +223,12 @@ mod tests {
         }
         let twice = Definition::parse(r#"{"id":"f","source":"t","mappings":{"a:data":"x","a:data":"y"}}"#).unwrap_err();
         assert!(twice.to_string().contains(r#"the key "a:data" comes twice at line 1"#), "{twice}");
+        let long = "é".repeat(100_000);
+        for filter in [with("id", json!(long)), with(&long, json!(1)), with("source", json!(long))] {
+            let filter = filter.to_string().replace("x.y", "");
+            let error = Definition::parse(&filter).unwrap_err().to_string();
+            assert!(error.len() < 1_000, "{error}");
+        }
         assert!(Definition::parse("{").unwrap_err().to_string().starts_with("filter: `payload` cannot be read"));
     }
 

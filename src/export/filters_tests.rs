@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use proptest::prelude::*;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -248,4 +249,49 @@ fn deep_and_wide_messages_and_filters_are_no_danger() {
     let wide: String = (0..50_000).map(|number| format!("\"k{number}\":{number},")).collect();
     let export = mapped(json!({"a:data": "k49999", "b:data": "z"}), &format!("{{{wide}\"z\":0}}"), &FORM());
     assert_eq!(export.data, json!({"a": 49_999, "b": 0}));
+}
+
+/// A text with some of its bytes changed, doubled or left out.
+fn damaged(text: &'static str) -> impl Strategy<Value = Vec<u8>> {
+    let damage = (0..text.len(), prop_oneof![any::<u8>(), prop::sample::select(&b"{}[]\":,\\0.e-\xff"[..])], 0..3u8);
+    prop::collection::vec(damage, 0..6).prop_map(move |damages| {
+        let mut bytes = text.as_bytes().to_vec();
+        for (at, byte, kind) in damages {
+            let at = at.min(bytes.len().saturating_sub(1));
+            match kind {
+                0 if !bytes.is_empty() => bytes[at] = byte,
+                1 if !bytes.is_empty() => drop(bytes.remove(at)),
+                _ => bytes.insert(at, byte),
+            }
+        }
+        bytes
+    })
+}
+
+const FILTER: &str = r#"{"id":"f","source":"t","mappings":{"a:data":"a.b","c:extra":"c"},"identifiers":[{"key":"k","value":"v"}],"args":{"n":[1e5]}}"#;
+const MESSAGE: &str = r#"{"a":{"b":[1.5e300,"\u00e9\n",null]},"c":{"d":100000000000000000000},"k":"v"}"#;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
+
+    /// Whatever comes, a filter is held whole or not at all, and a message has results or is an error.
+    #[test]
+    fn damaged_filters_and_messages_do_no_harm(filter in damaged(FILTER), message in damaged(MESSAGE), key_value: bool) {
+        let mut filters = Filters::default();
+        match filters.put(&String::from_utf8_lossy(&filter)) {
+            Ok(id) => prop_assert!(filters.len() == 1 && filters.args(&id).is_some()),
+            Err(error) => {
+                let is_filter = matches!(error, Error::Filter { .. });
+                prop_assert!(is_filter && filters.holds_nothing());
+                prop_assert!(error.to_string().len() < 1_000);
+            }
+        }
+        let _ = filters.put(FILTER);
+        let form = if key_value { FORM().data(Shape::KeyValue) } else { FORM() };
+        let exports = filters.export(Ref::new("t", 0, 0), &message, &form);
+        prop_assert_eq!(exports.records.len(), 1);
+        prop_assert!(exports.errors.is_empty() || exports.results.is_empty());
+        let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&message).is_ok();
+        prop_assert!(!exports.errors.is_empty() || is_json);
+    }
 }
