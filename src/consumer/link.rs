@@ -17,19 +17,19 @@ use crate::message::arena::Arena;
 /// Wakes the fetch thread. A ring is kept until somebody waits, so none is lost. librdkafka rings it under its own
 /// queue's lock: nothing else may be locked under this one.
 #[derive(Debug, Default)]
-pub(super) struct Bell {
+pub(crate) struct Bell {
     rung: Mutex<bool>,
     ring: Condvar,
 }
 
 impl Bell {
-    pub(super) fn ring(&self) {
+    pub(crate) fn ring(&self) {
         *lock(&self.rung) = true;
         self.ring.notify_one();
     }
 
     /// Waits for a ring, but not longer than this.
-    pub(super) fn wait(&self, timeout: Duration) {
+    pub(crate) fn wait(&self, timeout: Duration) {
         let mut rung = self
             .ring
             .wait_timeout_while(lock(&self.rung), timeout, |rung| !*rung)

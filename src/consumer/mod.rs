@@ -37,6 +37,8 @@ pub(crate) use attempt::{Failed, attempt};
 pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
 pub use health::{Health, OffsetReset, Stall, StallCause};
+#[cfg(feature = "export")]
+pub(crate) use link::Bell;
 pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 

@@ -122,6 +122,7 @@
 mod exports;
 mod fields;
 mod filter;
+mod filter_client;
 mod filters;
 mod index;
 mod mapping;
@@ -131,5 +132,6 @@ mod shared_map;
 mod strict;
 
 pub use exports::{Export, Exports, Form};
+pub use filter_client::{FilterClient, FilterClientBuilder};
 pub use filters::Filters;
 pub use shape::{CustomShape, Shape};
