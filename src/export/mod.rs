@@ -123,6 +123,7 @@ mod exports;
 mod fields;
 mod filter;
 mod filter_client;
+mod filter_message;
 mod filters;
 mod index;
 mod mapping;
@@ -130,6 +131,7 @@ mod python;
 mod shape;
 mod shared_map;
 mod strict;
+mod timestamp;
 
 pub use exports::{Export, Exports, Form};
 pub use filter_client::{FilterClient, FilterClientBuilder};

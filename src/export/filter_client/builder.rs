@@ -2,11 +2,24 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::export::filter_client::FilterClient;
-use crate::settings::Settings;
+use crate::error::{Error, Result};
+use crate::export::filter_client::reading::Reading;
+use crate::export::filter_client::shared::Shared;
+use crate::export::filter_client::work::{self, Context, Work};
+use crate::export::filter_client::{FilterClient, Handle};
+use crate::export::timestamp::TimeFormat;
+use crate::settings::{Settings, check};
+
+/// librdkafka assigns nothing without a group's name. The group is never joined, and nothing is committed in it.
+const GROUP: &str = "kafka-envelope-filters";
+
+/// Where the log no longer has what is to be read next, it is another one. Wins over what is set for the consumers of
+/// data, in the environment for one.
+const FROM_BEGINNING: (&str, &str) = ("auto.offset.reset", "earliest");
 
 /// Builds a [`FilterClient`]; see [`FilterClient::builder`].
 #[must_use = "a builder does nothing until `start`"]
@@ -96,7 +109,20 @@ impl FilterClientBuilder {
     /// # Errors
     /// [`Error::Setting`](crate::Error::Setting) for whatever cannot work, before anything connects.
     pub fn start(self) -> Result<FilterClient> {
-        todo!()
+        check::topic(&self.topic)?;
+        check::brokers(&self.brokers)?;
+        let format = self.time_format.map(|format| TimeFormat::new(&format, self.utc)).transpose()?;
+        let settings = self.settings.client_id("filter-client").map([FROM_BEGINNING]);
+        let managed = [("bootstrap.servers", &*self.brokers), ("group.id", GROUP), ("enable.partition.eof", "true")];
+        let client = settings.resolve(&managed)?.create(Context)?;
+        let reading = Reading::new(self.topic, format, work::now());
+        let shared = Arc::new(Shared::default());
+        let work = Work::new(Arc::clone(&shared), client, reading, self.delay, self.callbacks)?;
+        thread::Builder::new()
+            .name("kafka-envelope filters".into())
+            .spawn(move || work.run())
+            .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
+        Ok(FilterClient(Arc::new(Handle { shared })))
     }
 }
 

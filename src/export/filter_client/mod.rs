@@ -1,7 +1,9 @@
 //! The filters of a topic, kept up to date by a thread of their own.
 
 mod builder;
+mod reading;
 mod shared;
+mod work;
 
 use std::fmt;
 use std::sync::Arc;

@@ -149,3 +149,43 @@ impl Drop for Registration {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn followers_are_told_of_sources_from_sync_on_as_long_as_they_follow() {
+        let shared = Arc::new(Shared::default());
+        let follow = || {
+            let (sender, told) = channel();
+            let call = move |sources: &[String]| sender.send(sources.to_vec()).unwrap();
+            (Registration::new(&shared, Box::new(call)), told)
+        };
+        let (early, told_early) = follow();
+        assert!(told_early.try_recv().is_err(), "not in sync");
+        shared.tell_sources(vec!["a".into()]);
+        let (_late, told_late) = follow();
+        shared.tell_sources(vec!["a".into()]);
+        drop(early);
+        shared.tell_sources(vec![]);
+        assert_eq!(told_early.iter().collect::<Vec<_>>(), [["a"]], "once, as they did not change");
+        assert_eq!(told_late.try_iter().collect::<Vec<_>>(), [vec!["a".to_owned()], vec![]]);
+    }
+
+    #[test]
+    fn the_end_is_waited_for_within_a_bound_and_not_by_the_thread_itself() {
+        let shared = Shared::default();
+        assert!(!shared.wait_for_end(Some(Duration::from_millis(1))));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                shared.is_this_thread();
+                assert!(shared.wait_for_end(None));
+                shared.end();
+            });
+            assert!(shared.wait_for_end(None));
+        });
+    }
+}
