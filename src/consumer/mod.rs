@@ -33,8 +33,6 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer as _;
 use serde::de::DeserializeOwned;
 
-#[cfg(feature = "export")]
-pub(crate) use attempt::panic_text;
 pub(crate) use attempt::{Failed, attempt};
 pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};

@@ -13,8 +13,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::client;
-use crate::consumer::{Bell, panic_text};
-use crate::error::{Error, Result};
+use crate::consumer::Bell;
+use crate::error::{Error, Result, panic_text};
 use crate::export::filter_client::builder::Callbacks;
 use crate::export::filter_client::reading::{Changed, News, Reading};
 use crate::export::filter_client::shared::{Failure, Shared};
