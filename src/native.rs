@@ -144,20 +144,12 @@ pub(crate) struct CommitReply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TopicId(pub(crate) i64, pub(crate) i64);
 
-/// What the broker says of a topic.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Topic {
-    /// None: the broker is too old for ids.
-    pub(crate) id: Option<TopicId>,
-    pub(crate) partitions: i32,
-}
-
 /// What comes out of the reply queue.
 #[derive(Debug)]
 pub(crate) enum Reply {
     Commit(CommitReply),
-    /// The topics that were asked for, each with what it is, or why that is not told.
-    Topics(Vec<(String, Result<Topic, Code>)>),
+    /// The topics that were asked for and exist.
+    Topics(Vec<(String, TopicId)>),
     /// Of the partitions that were asked for, those whose log's end the broker told.
     Ends(Vec<(String, i32, i64)>),
     /// Of the partitions that were asked for, those of which the broker told the committed offset, or that there is none.
@@ -318,8 +310,8 @@ impl<C: ConsumerContext> Reader<C> {
         }
     }
 
-    /// Asks what these topics are. The answer comes by [`Reader::reply`], an empty one where it failed.
-    pub(crate) fn ask_topics<'a>(&self, topics: impl Iterator<Item = &'a str>) {
+    /// Asks for the ids of these topics. The answer comes by [`Reader::reply`], an empty one where it failed.
+    pub(crate) fn ask_topic_ids<'a>(&self, topics: impl Iterator<Item = &'a str>) {
         let topics: Vec<_> = topics.filter_map(|topic| CString::new(topic).ok()).collect();
         let mut names: Vec<_> = topics.iter().map(|topic| topic.as_ptr()).collect();
         // SAFETY: librdkafka copies the names into a collection, which is given back here. No options: its defaults.
@@ -402,7 +394,7 @@ impl<C: ConsumerContext> Reader<C> {
                 return None;
             }
             let reply = match rd::rd_kafka_event_type(event) {
-                rd::RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT => Reply::Topics(topics(event)),
+                rd::RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT => Reply::Topics(topic_ids(event)),
                 rd::RD_KAFKA_EVENT_LISTOFFSETS_RESULT => Reply::Ends(ends(event)),
                 rd::RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT => Reply::Committed {
                     round: rd::rd_kafka_event_opaque(event) as usize as u64,
@@ -498,7 +490,7 @@ unsafe fn commit_reply(event: *mut rd::rd_kafka_event_t) -> CommitReply {
 
 /// # Safety
 /// `event` is the answer to a question for topics.
-unsafe fn topics(event: *mut rd::rd_kafka_event_t) -> Vec<(String, Result<Topic, Code>)> {
+unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, TopicId)> {
     // SAFETY: the event lives through the call, and so does what it describes. Null is looked for at each step.
     unsafe {
         let result = rd::rd_kafka_event_DescribeTopics_result(event);
@@ -509,23 +501,20 @@ unsafe fn topics(event: *mut rd::rd_kafka_event_t) -> Vec<(String, Result<Topic,
             rd::rd_kafka_DescribeTopics_result_topics(result, &raw mut count)
         };
         let topics = if topics.is_null() { &[] } else { slice::from_raw_parts(topics, count) };
-        let topic = |topic: &*const rd::rd_kafka_TopicDescription_t| {
-            let name = text(rd::rd_kafka_TopicDescription_name(*topic)).into_owned();
+        let id = |topic: &*const rd::rd_kafka_TopicDescription_t| {
             let error = rd::rd_kafka_TopicDescription_error(*topic);
-            if let Some(code) = (!error.is_null()).then(|| error_code(code_of(error))).flatten() {
-                return (name, Err(code));
-            }
             let id = rd::rd_kafka_TopicDescription_topic_id(*topic);
-            let id = (!id.is_null()).then(|| {
-                TopicId(rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id))
-            });
-            let mut partitions = 0;
-            rd::rd_kafka_TopicDescription_partitions(*topic, &raw mut partitions);
-            let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+            let fails = !error.is_null() && error_code(code_of(error)).is_some();
+            if fails || id.is_null() {
+                return None;
+            }
+            let name = text(rd::rd_kafka_TopicDescription_name(*topic)).into_owned();
+            let (most, least) =
+                (rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id));
             // A broker without topic ids answers zero.
-            (name, Ok(Topic { id: id.filter(|id| *id != TopicId(0, 0)), partitions }))
+            (most != 0 || least != 0).then_some((name, TopicId(most, least)))
         };
-        topics.iter().map(topic).collect()
+        topics.iter().filter_map(id).collect()
     }
 }
 

@@ -89,7 +89,7 @@ fn timestamp(json: &str, format: Option<&TimeFormat>) -> Result<f64, &'static st
         (None, _) => return Err("has a `timestamp` that is neither a number nor a text"),
     };
     match seconds {
-        Ok(seconds) if seconds == 0.0 => Err("has a `timestamp` of 0, which means none"),
+        Ok(0.0) => Err("has a `timestamp` of 0, which means none"),
         Ok(seconds) if seconds.is_finite() => Ok(seconds),
         _ => Err("has a `timestamp` that is too large"),
     }

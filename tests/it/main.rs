@@ -11,6 +11,8 @@ mod envelope;
 mod exactly_once;
 mod examples;
 mod examples_on_kafka;
+#[cfg(feature = "export")]
+mod export_filters;
 mod failures;
 mod fuzz_bodies;
 mod group;

@@ -32,7 +32,7 @@ use crate::consumer::topic_ids::TopicIds;
 
 use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
-use crate::native::{Reader, Reply, Topic};
+use crate::native::{Reader, Reply};
 
 /// How long a quiet consumer sleeps at most, to serve what rings no bell.
 const QUIET: Duration = Duration::from_secs(1);
@@ -368,9 +368,7 @@ impl Fetch {
         while let Some(reply) = self.reader.reply() {
             match reply {
                 Reply::Commit(reply) => self.commit_answered(&reply),
-                Reply::Topics(topics) => {
-                    let id = |(name, topic): (String, Result<Topic, Code>)| Some((name, topic.ok()?.id?));
-                    let ids = topics.into_iter().filter_map(id).collect();
+                Reply::Topics(ids) => {
                     for topic in self.topic_ids.answered(ids, Instant::now()) {
                         self.made_anew(&topic);
                     }

@@ -47,7 +47,7 @@ struct Run {
 impl Fetch {
     pub(super) fn ask_topic_ids(&mut self) {
         if self.topic_ids.is_due(Instant::now()) && self.lanes.topics().next().is_some() {
-            self.reader.ask_topics(self.lanes.topics());
+            self.reader.ask_topic_ids(self.lanes.topics());
             self.topic_ids.asked();
         }
     }

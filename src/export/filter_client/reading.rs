@@ -87,18 +87,14 @@ impl Reading {
         self.is_void
     }
 
-    /// Begins again, with so many partitions.
-    pub(super) fn restart(&mut self, partitions: usize, since: f64) {
+    /// Begins again. How many partitions there are is to be told anew.
+    pub(super) fn restart(&mut self, since: f64) {
         self.filters = Filters::default();
-        self.lanes = std::iter::repeat_with(Lane::default).take(partitions).collect();
+        self.lanes.clear();
         self.since = since;
         self.is_void = false;
         self.is_rebuilding = true;
         self.changes.clear();
-    }
-
-    pub(super) fn partition_count(&self) -> usize {
-        self.lanes.len()
     }
 
     /// Takes a record; a bad one is skipped.
@@ -315,7 +311,8 @@ mod tests {
             reading.record(0, 1, None, Some(&put("void", 1.0)));
             assert!(reading.news(false).is_none());
 
-            reading.restart(1, START);
+            reading.restart(START);
+            assert!(reading.grow(1) && !reading.is_caught_up());
             assert_eq!(reading.partitions().collect::<Vec<_>>(), [(0, None)]);
             reading.record(0, 0, None, Some(&put("new", 1.0)));
             assert!(!reading.is_void() && reading.news(false).is_none(), "not all of it is read");
@@ -334,7 +331,8 @@ mod tests {
         reading.record(0, 0, None, Some(&put("old", 1.0)));
         assert!(reading.news(false).is_some());
         reading.end(0, 0);
-        reading.restart(1, START);
+        reading.restart(START);
+        assert!(reading.grow(1));
         reading.end(0, 0);
         assert!(reading.news(false).unwrap().filters.unwrap().is_empty());
     }

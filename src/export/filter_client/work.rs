@@ -18,7 +18,7 @@ use crate::error::{Error, Result, panic_text};
 use crate::export::filter_client::builder::Callbacks;
 use crate::export::filter_client::reading::{Changed, News, Reading};
 use crate::export::filter_client::shared::{Failure, Shared};
-use crate::native::{Reader, Reply, Taken, Topic, TopicId};
+use crate::native::{Reader, Reply, Taken, TopicId};
 
 /// So many messages become one set of filters.
 const BATCH: usize = 1_000;
@@ -26,6 +26,8 @@ const BATCH: usize = 1_000;
 const LOOK: Duration = Duration::from_secs(5);
 /// The same where the topic is not there, or nothing was answered.
 const LOOK_SOON: Duration = Duration::from_secs(1);
+/// How long a look may take. Everything else waits meanwhile, a stop too.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a partition with an error waits at first, and at most, until it is given to librdkafka anew.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -56,8 +58,10 @@ pub(super) struct Work {
     is_in_sync: bool,
     /// All ids that the topic had. The old ones, too, since a broker may be behind.
     ids: Vec<TopicId>,
-    /// When to look at the topic next. None: an answer is awaited.
-    look_at: Option<Instant>,
+    /// Whether an answer about the id is awaited.
+    is_id_asked: bool,
+    /// When to look at the topic next.
+    look_at: Instant,
     /// Why the last look found no topic.
     missing: Option<Code>,
     /// Partitions that had an error and nothing else since.
@@ -87,7 +91,8 @@ impl Work {
             heard: None,
             is_in_sync: false,
             ids: Vec::new(),
-            look_at: Some(Instant::now()),
+            is_id_asked: false,
+            look_at: Instant::now(),
             missing: None,
             failed: BTreeSet::new(),
             assign_at: None,
@@ -112,11 +117,11 @@ impl Work {
     fn work(&mut self) -> Result<(), Failure> {
         while !self.shared.is_stopped() {
             self.serve_events()?;
-            self.serve_replies()?;
+            self.serve_replies();
             let is_drained = self.take()?;
             self.publish(false)?;
             self.synchronize()?;
-            self.look();
+            self.look()?;
             self.assign_failed();
             if is_drained {
                 self.shared.bell.wait(self.patience());
@@ -128,8 +133,8 @@ impl Work {
     /// How long there is nothing to do unless the bell rings.
     fn patience(&self) -> Duration {
         let sync_at = self.quiet_at().filter(|_| !self.is_in_sync);
-        let next = [self.look_at, self.assign_at, sync_at].into_iter().flatten().min();
-        next.map_or(QUIET, |at| at.saturating_duration_since(Instant::now()).min(QUIET))
+        let next = [self.assign_at, sync_at].into_iter().flatten().fold(self.look_at, Instant::min);
+        next.saturating_duration_since(Instant::now()).min(QUIET)
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -193,7 +198,7 @@ impl Work {
             self.partition_failed(partition, offset, code, &reason)?;
         }
         if self.reading.is_void() {
-            self.restart(self.reading.partition_count());
+            self.restart();
         }
         Ok(count < BATCH)
     }
@@ -255,56 +260,76 @@ impl Work {
     }
 
     /// Reads the topic from its beginning. Readers keep what they have until that is done.
-    fn restart(&mut self, partitions: usize) {
-        self.reading.restart(partitions, now());
+    fn restart(&mut self) {
+        self.reading.restart(now());
         self.failed.clear();
-        self.assign();
+        self.assign_at = None;
+        // How many partitions are there now?
+        self.look_at = Instant::now();
     }
 
-    fn look(&mut self) {
-        if self.look_at.is_some_and(|at| at <= Instant::now()) {
-            self.look_at = None;
-            self.reader.ask_topics(std::iter::once(self.reading.topic()));
+    /// Looks how many partitions there are, and asks for the topic's id.
+    fn look(&mut self) -> Result<(), Failure> {
+        if self.look_at > Instant::now() {
+            return Ok(());
         }
-    }
-
-    fn serve_replies(&mut self) -> Result<(), Failure> {
-        while let Some(reply) = self.reader.reply() {
-            let Reply::Topics(topics) = reply else { continue };
-            let answer = topics.into_iter().next().map(|(_, topic)| topic);
-            if answer.is_some() {
-                self.heard.get_or_insert_with(Instant::now);
+        if !self.is_id_asked {
+            self.reader.ask_topic_ids(std::iter::once(self.reading.topic()));
+            self.is_id_asked = true;
+        }
+        let found = self.partition_count();
+        self.look_at = Instant::now() + if matches!(found, Some(Ok(_))) { LOOK } else { LOOK_SOON };
+        let Some(found) = found else { return Ok(()) };
+        self.heard.get_or_insert_with(Instant::now);
+        match found {
+            Ok(partitions) => {
+                self.missing = None;
+                if self.reading.grow(partitions) {
+                    self.assign();
+                }
             }
-            let interval = if matches!(answer, Some(Ok(_))) { LOOK } else { LOOK_SOON };
-            self.look_at = Some(Instant::now() + interval);
-            match answer {
-                Some(Ok(topic)) => {
-                    self.missing = None;
-                    self.looked(topic);
+            Err(code) => {
+                self.refuse_for_good(code)?;
+                if self.missing.replace(code) != Some(code) {
+                    log::warn!("filter topic {} is waited for: {code}", self.reading.topic());
                 }
-                Some(Err(code)) => {
-                    self.refuse_for_good(code)?;
-                    if self.missing.replace(code) != Some(code) {
-                        log::warn!("filter topic {} is waited for: {code}", self.reading.topic());
-                    }
-                }
-                None => {}
             }
         }
         Ok(())
     }
 
-    fn looked(&mut self, topic: Topic) {
-        let partitions = usize::try_from(topic.partitions).unwrap_or(0);
-        let new_id = topic.id.filter(|id| !self.ids.contains(id));
-        let is_anew = new_id.is_some() && !self.ids.is_empty();
-        self.ids.extend(new_id);
-        if is_anew {
-            let topic = self.reading.topic();
-            log::warn!("filter topic {topic} was deleted and made anew: it is read from its beginning");
-            self.restart(partitions);
-        } else if topic.id == self.ids.last().copied() && self.reading.grow(partitions) {
-            self.assign();
+    /// None: the brokers did not answer.
+    fn partition_count(&self) -> Option<Result<usize, Code>> {
+        let topic = self.reading.topic();
+        let metadata = match self.reader.consumer().fetch_metadata(Some(topic), LOOK_TIMEOUT) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                log::debug!("no look at filter topic {topic}: {error}");
+                return None;
+            }
+        };
+        let found = metadata.topics().iter().find(|found| found.name() == topic)?;
+        Some(match found.error() {
+            Some(error) => Err(error.into()),
+            None => Ok(found.partitions().len()),
+        })
+    }
+
+    fn serve_replies(&mut self) {
+        while let Some(reply) = self.reader.reply() {
+            let Reply::Topics(ids) = reply else { continue };
+            self.is_id_asked = false;
+            for (topic, id) in ids {
+                let is_anew = !self.ids.is_empty();
+                if self.ids.contains(&id) {
+                    continue;
+                }
+                self.ids.push(id);
+                if is_anew {
+                    log::warn!("filter topic {topic} was deleted and made anew: it is read from its beginning");
+                    self.restart();
+                }
+            }
         }
     }
 
