@@ -140,7 +140,7 @@ impl Following {
 
     /// Why the client ended, where it ended by an error.
     pub(super) fn failure(&self) -> Option<Error> {
-        self.handle.shared.status().failure.as_ref().map(shared::Failure::error)
+        self.handle.shared.status().failure.clone().map(Error::Closed)
     }
 }
 

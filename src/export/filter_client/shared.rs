@@ -7,28 +7,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
-use rdkafka::error::KafkaError;
 
 use crate::consumer::Bell;
-use crate::error::Error;
 use crate::export::filters::Filters;
-
-/// Why a client ended.
-#[derive(Clone, Debug)]
-pub(super) enum Failure {
-    Kafka(KafkaError),
-    /// What panicked, and what it said.
-    Panic(String),
-}
-
-impl Failure {
-    pub(super) fn error(&self) -> Error {
-        match self {
-            Self::Kafka(error) => error.clone().into(),
-            Self::Panic(text) => Error::Closed(text.clone()),
-        }
-    }
-}
 
 /// What a client has to say of itself.
 #[derive(Debug, Default)]
@@ -37,7 +18,8 @@ pub(super) struct Status {
     pub(super) has_ended: bool,
     pub(super) last_update: Option<DateTime<Utc>>,
     pub(super) skipped: u64,
-    pub(super) failure: Option<Failure>,
+    /// Why it ended, where it ended by an error.
+    pub(super) failure: Option<String>,
 }
 
 type Call = Box<dyn Fn(&[String]) + Send + Sync>;

@@ -9,15 +9,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::Utc;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::client;
-use crate::consumer::Bell;
 use crate::error::{Error, Result, panic_text};
 use crate::export::filter_client::builder::Callbacks;
 use crate::export::filter_client::reading::{Changed, News, Reading};
-use crate::export::filter_client::shared::{Failure, Shared};
+use crate::export::filter_client::shared::Shared;
 use crate::native::{Reader, Reply, Taken, TopicId};
 
 /// So many messages become one set of filters.
@@ -45,6 +44,9 @@ impl ConsumerContext for Context {}
 pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
+
+/// Why the client cannot go on.
+type Failure = String;
 
 pub(super) struct Work {
     shared: Arc<Shared>,
@@ -80,7 +82,7 @@ impl Work {
         callbacks: Callbacks,
     ) -> Result<Self> {
         let bell = Arc::clone(&shared);
-        let reader = Reader::new(client, move || Bell::ring(&bell.bell))
+        let reader = Reader::new(client, move || bell.bell.ring())
             .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
         Ok(Self {
             shared,
@@ -138,7 +140,7 @@ impl Work {
     }
 
     fn fail(&mut self, failure: Failure) {
-        log::error!("the client of filter topic {} ends: {}", self.reading.topic(), failure.error());
+        log::error!("the client of filter topic {} ends: {failure}", self.reading.topic());
         self.shared.status().failure = Some(failure);
         if !self.is_in_sync {
             if let Some(mut on_sync) = self.callbacks.on_sync.take() {
@@ -161,7 +163,7 @@ impl Work {
             }
         }
         match consumer.client().fatal_error() {
-            Some((code, _)) => Err(Failure::Kafka(KafkaError::MessageConsumptionFatal(code))),
+            Some((_, reason)) => Err(format!("filter topic {}: {reason}", self.reading.topic())),
             None => Ok(()),
         }
     }
@@ -220,7 +222,7 @@ impl Work {
     fn refuse_for_good(&self, code: Code) -> Result<(), Failure> {
         match code {
             Code::TopicAuthorizationFailed | Code::InvalidTopic if !self.is_in_sync => {
-                Err(Failure::Kafka(KafkaError::MessageConsumption(code)))
+                Err(format!("filter topic {} cannot be read: {code}", self.reading.topic()))
             }
             _ => Ok(()),
         }
@@ -392,6 +394,6 @@ fn caught<T>(what: &str, run: impl FnOnce() -> T) -> Result<T, Failure> {
         let text = format!("{what} of the filter client panicked: {}", panic_text(&*panic));
         // Its own `Drop` could panic again.
         std::mem::forget(panic);
-        Failure::Panic(text)
+        text
     })
 }
