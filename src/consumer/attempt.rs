@@ -28,28 +28,61 @@ pub(crate) enum Cause {
     Handler { at: Option<usize>, source: BoxError },
 }
 
+/// What a handler gets of the records that are handed over.
+pub(crate) trait Portion {
+    /// There is nothing for the handler to do: the records are done.
+    fn is_empty(&self) -> bool;
+
+    /// How many of the records handed over are done when those before this index are. None: there is no such index.
+    fn records_before(&self, index: usize) -> Option<usize>;
+}
+
+impl<T> Portion for Batch<'_, T> {
+    fn is_empty(&self) -> bool {
+        <[_]>::is_empty(self)
+    }
+
+    fn records_before(&self, index: usize) -> Option<usize> {
+        self.records_before(index)
+    }
+}
+
 /// Decodes what the arena hands over and gives it to the handler. A panic of either is a failure.
 pub(crate) fn attempt<'a, T: Deserialize<'a>>(
     arena: &'a Arena,
     handler: impl FnOnce(&Batch<'a, T>) -> Result<(), HandlerError>,
 ) -> Result<(), Failed> {
+    attempt_with(arena, decode, handler)
+}
+
+/// The same with a decoder of one's own.
+pub(crate) fn attempt_with<'a, P: Portion>(
+    arena: &'a Arena,
+    decode: impl FnOnce(&'a Arena) -> Result<P, Unreadable>,
+    handler: impl FnOnce(&P) -> Result<(), HandlerError>,
+) -> Result<(), Failed> {
     let attempt = || {
-        let batch = decoded(arena)?;
-        if batch.is_empty() {
+        let portion = decode(arena).map_err(unreadable)?;
+        if portion.is_empty() {
             return Ok(());
         }
-        handler(&batch).map_err(|error| refused(&batch, error, arena))
+        handler(&portion).map_err(|error| refused(&portion, error, arena))
     };
     catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| Err(panicked(&*panic)))
 }
 
+#[cfg(feature = "tokio")]
 pub(super) fn decoded<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'a, T>, Failed> {
-    decode(arena).map_err(|unreadable| Failed { done: 0, cause: Cause::Unreadable(unreadable) })
+    decode(arena).map_err(unreadable)
+}
+
+fn unreadable(unreadable: Unreadable) -> Failed {
+    Failed { done: 0, cause: Cause::Unreadable(unreadable) }
 }
 
 /// The handler answered with this.
-pub(super) fn refused<T>(batch: &Batch<'_, T>, error: HandlerError, arena: &Arena) -> Failed {
-    let at = error.index().and_then(|index| batch.records_before(index));
+pub(super) fn refused(portion: &impl Portion, error: HandlerError, arena: &Arena) -> Failed {
+    let at = error.index().and_then(|index| portion.records_before(index));
     let cause = match error.into_inner().downcast::<Error>() {
         Ok(error) => match unreadable_place(arena, &error) {
             // It is what it is, also where the handler itself read it. Unless it says that the record is done.
