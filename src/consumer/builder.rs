@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::consumer::context::Context;
-use crate::consumer::dead_letters::{self, DeadLetters};
+use crate::consumer::dead_letters::{self, DeadLetters, LetterTopics};
 use crate::consumer::policy::{Commit, GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER, desk, fetch};
 use crate::error::{Error, Result};
@@ -18,6 +18,8 @@ pub struct ConsumerBuilder {
     brokers: String,
     group: String,
     topics: Vec<String>,
+    /// [`Subscription`](crate::consumer::Subscription) says what is read.
+    topics_change: bool,
     settings: Settings,
     batch_size: usize,
     batch_bytes: usize,
@@ -40,6 +42,7 @@ impl ConsumerBuilder {
             brokers: brokers.to_owned(),
             group: group.to_owned(),
             topics: Vec::new(),
+            topics_change: false,
             settings: Settings::consumer(),
             batch_size: 500,
             batch_bytes: 16 << 20,
@@ -59,6 +62,13 @@ impl ConsumerBuilder {
     /// The topics to read. A name that starts with `^` is a pattern, as in librdkafka.
     pub fn topics<S: Into<String>>(mut self, topics: impl IntoIterator<Item = S>) -> Self {
         self.topics.extend(topics.into_iter().map(Into::into));
+        self
+    }
+
+    /// Without topics: [`Consumer::subscription`] says which are read, and that may change.
+    #[cfg(feature = "export")]
+    pub(crate) fn topics_change(mut self) -> Self {
+        self.topics_change = true;
         self
     }
 
@@ -183,16 +193,17 @@ impl ConsumerBuilder {
         let mut settings = self.settings.clone().client_id(&self.service);
         // Dead letters must not come back by a pattern that their topic matches, too.
         let is_pattern = |topic: &String| topic.starts_with('^');
-        let blacklist = (self.writes_dead_letters() && self.topics.iter().any(is_pattern))
-            .then(|| dead_letters::pattern(self.dead_letter_topic.as_deref()));
-        if let Some(pattern) = &blacklist {
-            settings = settings.fallback("topic.blacklist", pattern.clone());
+        let mut hidden = (self.writes_dead_letters() && (self.topics_change || self.topics.iter().any(is_pattern)))
+            .then(|| self.dead_letter_topic.clone().map_or(LetterTopics::Suffixed, LetterTopics::One));
+        if let Some(hidden) = &hidden {
+            settings = settings.fallback("topic.blacklist", hidden.pattern());
         }
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
         let settings = settings.resolve(&managed)?;
-        if blacklist.is_some_and(|ours| settings.get("topic.blacklist") == Some(&*ours)) {
-            let hidden = |topic: &&String| topic.trim_end_matches('$').ends_with(dead_letters::SUFFIX);
-            if let Some(topic) = self.topics.iter().find(hidden) {
+        hidden = hidden.filter(|ours| settings.get("topic.blacklist") == Some(&*ours.pattern()));
+        if hidden.is_some() {
+            let is_hidden = |topic: &&String| topic.trim_end_matches('$').ends_with(dead_letters::SUFFIX);
+            if let Some(topic) = self.topics.iter().find(is_hidden) {
                 let reason =
                     "is not read beside a pattern, lest dead letters come back: set `topic.blacklist` yourself";
                 return Err(Error::setting("topics", format!("`{topic}` {reason}")));
@@ -215,6 +226,7 @@ impl ConsumerBuilder {
             max_window: max_window as u64,
             group: self.group.clone(),
             committed_only: settings.effective("isolation.level")? == "read_committed",
+            hidden,
             resets_to_end: matches!(&*settings.effective("auto.offset.reset")?, "latest" | "largest" | "end"),
         };
         let dead_letters = self.dead_letters(&settings)?;
@@ -235,7 +247,11 @@ impl ConsumerBuilder {
         check::service(&self.service)?;
         check::brokers(&self.brokers)?;
         check::group(&self.group)?;
-        check::topics(&self.topics)?;
+        match (self.topics_change, self.topics.is_empty()) {
+            (false, _) => check::topics(&self.topics)?,
+            (true, true) => {}
+            (true, false) => return Err(Error::setting("topics", "are not for this consumer to choose")),
+        }
         if self.batch_size == 0 {
             return Err(Error::setting("batch_size", "must be at least 1"));
         }

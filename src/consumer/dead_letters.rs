@@ -46,12 +46,30 @@ pub(super) fn topic_of(topic: &str) -> String {
     format!("{topic}{SUFFIX}")
 }
 
-/// What matches the topics to which dead letters go: librdkafka's form of a pattern.
-pub(super) fn pattern(topic: Option<&str>) -> String {
-    match topic {
-        None => format!("{SUFFIX}$"),
-        // Of what a topic's name may hold, only a dot means something else there.
-        Some(topic) => format!("^{}$", topic.replace('.', "\\.")),
+/// The topics to which dead letters go.
+#[derive(Clone, Debug)]
+pub(super) enum LetterTopics {
+    /// Each topic has its own.
+    Suffixed,
+    /// One for all.
+    One(String),
+}
+
+impl LetterTopics {
+    /// What matches them: librdkafka's form of a pattern.
+    pub(super) fn pattern(&self) -> String {
+        match self {
+            Self::Suffixed => format!("{SUFFIX}$"),
+            // Of what a topic's name may hold, only a dot means something else there.
+            Self::One(topic) => format!("^{}$", topic.replace('.', "\\.")),
+        }
+    }
+
+    pub(super) fn contains(&self, topic: &str) -> bool {
+        match self {
+            Self::Suffixed => topic.ends_with(SUFFIX),
+            Self::One(one) => topic == one,
+        }
     }
 }
 

@@ -39,9 +39,9 @@ pub(super) struct Options {
 /// See the module's own words.
 #[derive(Debug)]
 pub(super) struct Desk {
-    options: Options,
+    pub(super) options: Options,
     /// The batch in hand. It stays after a failure, and comes before all others.
-    hand: Option<Hand>,
+    pub(super) hand: Option<Hand>,
     /// Since when there was nothing to hand over.
     idle_since: Option<Instant>,
     /// What was done since somebody took this.
@@ -95,7 +95,7 @@ impl Desk {
     }
 
     /// How many batches may be handled without a confirmation when the next is handed over.
-    fn max_unconfirmed(&self) -> u64 {
+    pub(super) fn max_unconfirmed(&self) -> u64 {
         match self.options.commit {
             Commit::EachBatch => 1,
             Commit::Overlapped { max_batches } => max_batches as u64,

@@ -184,6 +184,14 @@ pub(super) struct Ready {
     pub(super) since: Instant,
 }
 
+/// Records of one ownership of a partition that were taken without a handler: those before `upto` that are not done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Out {
+    pub(super) id: PartitionId,
+    pub(super) epoch: Epoch,
+    pub(super) upto: i64,
+}
+
 /// A partition that stands still.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stalled {
@@ -206,6 +214,8 @@ pub(super) struct State {
     pub(super) spare: Vec<Arena>,
     /// The partitions of the batch that a handler works on right now, and since when.
     in_hand: Vec<(PartitionId, Epoch)>,
+    /// The records that were taken without a handler, and may not be done.
+    pub(super) out: Vec<Out>,
     pub(super) held_since: Option<Instant>,
     /// Partitions are being taken away: nothing more is handed over until that is done.
     pub(super) is_revoking: bool,
@@ -227,6 +237,8 @@ pub(super) struct State {
     pub(super) membership: Question<Option<Membership>>,
     /// To read all partitions again from the group's committed offsets.
     pub(super) restart: Question<()>,
+    /// The topics to be read from now on, until the fetch thread has subscribed to them.
+    pub(super) wanted_topics: Option<Vec<String>>,
     /// As of the last look.
     pub(super) stalls: Vec<Stalled>,
     pub(super) handler_timeout: Option<Duration>,
@@ -247,7 +259,7 @@ impl State {
     }
 
     /// Why nothing will be done any more.
-    fn beyond_use(&self) -> Option<Error> {
+    pub(super) fn beyond_use(&self) -> Option<Error> {
         let fatal = self.fatal.map(|code| Error::Kafka(KafkaError::MessageConsumptionFatal(code)));
         fatal.or_else(|| self.ended.then(|| Error::Closed("its fetch thread has ended".into())))
     }
@@ -342,9 +354,13 @@ impl State {
         self.resets.push_back(reset);
     }
 
-    /// Whether the handler works on records of a partition that is still owned as it was when it got them.
+    /// Whether the handler works on records of a partition that is still owned as it was when it got them, or some
+    /// that were taken without a handler are not done.
     pub(super) fn holds(&self, ids: &[PartitionId]) -> bool {
-        self.in_hand.iter().any(|(id, epoch)| ids.contains(id) && self.ledger.epoch(*id) == Some(*epoch))
+        let is_out = |out: &Out| self.ledger.watermark(out.id).is_some_and(|watermark| watermark < out.upto);
+        let out = self.out.iter().filter(|out| is_out(out)).map(|out| (out.id, out.epoch));
+        let mut held = self.in_hand.iter().copied().chain(out);
+        held.any(|(id, epoch)| ids.contains(&id) && self.ledger.epoch(id) == Some(epoch))
     }
 
     /// The first `count` records of the arena are done.

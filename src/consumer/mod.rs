@@ -18,10 +18,14 @@ mod link;
 mod membership;
 mod policy;
 mod progress;
+#[cfg(feature = "export")]
+mod pull;
 #[cfg(feature = "tokio")]
 mod run_async;
 #[cfg(feature = "signal")]
 mod signal;
+#[cfg(feature = "export")]
+mod subscription;
 mod topic_ids;
 
 use std::fmt;
@@ -41,12 +45,14 @@ pub use health::{Health, OffsetReset, Stall, StallCause};
 pub(crate) use link::Bell;
 pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
+#[cfg(feature = "export")]
+pub(crate) use subscription::Subscription;
 
 use crate::consumer::attempt::Attempt;
 use crate::consumer::context::Context;
 use crate::consumer::desk::{Desk, Handed, Hold, Letter, Next};
 use crate::consumer::fetch::Fetch;
-use crate::consumer::link::Link;
+use crate::consumer::link::{Link, Look, State};
 use crate::envelope::BatchRef;
 use crate::error::{Error, HandlerError, Result};
 use crate::message::{Batch, RawBatch};
@@ -58,6 +64,11 @@ const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
 /// Longer than anybody waits; an instant so far away can still be computed.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// How often a guide is asked while nothing comes.
+const GUIDE_LOOK: Duration = Duration::from_secs(1);
+
+type Guide = Box<dyn Fn() -> Option<Error> + Send>;
 
 /// What [`Consumer::process`] did.
 #[derive(Clone, Debug)]
@@ -152,6 +163,8 @@ pub struct Consumer {
     starts_at_end: bool,
     /// Whether the last transaction was committed is not known.
     is_unsettled: bool,
+    /// Why somebody has failed without whom there is nothing to consume.
+    guide: Option<Guide>,
     /// Two answers of the fetch thread: the last commit, and that the client has ended. None once closed.
     done: Option<Receiver<Result<()>>>,
 }
@@ -183,14 +196,24 @@ impl Consumer {
         let bell = Arc::clone(&link);
         let reader = Reader::new(client, move || bell.bell.ring())
             .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
-        reader.consumer().subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+        if !topics.is_empty() {
+            reader.consumer().subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
+        }
         let (sender, done) = mpsc::sync_channel(2);
         let fetch = Fetch::new(reader, Arc::clone(&link), options);
         thread::Builder::new()
             .name("kafka-envelope fetch".into())
             .spawn(move || fetch.run(&sender))
             .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
-        Ok(Self { link, desk: Desk::new(desk), reads_committed, starts_at_end, is_unsettled: false, done: Some(done) })
+        Ok(Self {
+            link,
+            desk: Desk::new(desk),
+            reads_committed,
+            starts_at_end,
+            is_unsettled: false,
+            guide: None,
+            done: Some(done),
+        })
     }
 
     /// Waits for one batch, hands it to `handler`, and waits until its offsets are committed.
@@ -329,8 +352,29 @@ impl Consumer {
 
     /// Waits for records to hand over.
     fn next(&mut self) -> Result<Handed> {
-        let Self { link, desk, .. } = self;
-        link.wait_for(|state| desk.next(link, state))
+        self.wait_for(Desk::next)
+    }
+
+    /// Waits for something of the desk's, as long as the guide has not failed.
+    fn wait_for<R>(&mut self, mut look: impl FnMut(&mut Desk, &Link, &mut State) -> Look<Result<R>>) -> Result<R> {
+        let Self { link, desk, guide, .. } = self;
+        loop {
+            let until = match guide {
+                Some(failure) => match failure() {
+                    Some(error) if !link.is_stopped() => return Err(error),
+                    _ => Some(Instant::now() + GUIDE_LOOK),
+                },
+                None => None,
+            };
+            let seen = link.wait_for(|state| match look(desk, link, state) {
+                Look::Done(result) => Look::Done(Some(result)),
+                Look::Wait(_) if until.is_some_and(|until| until <= Instant::now()) => Look::Done(None),
+                Look::Wait(at) => Look::Wait(at.into_iter().chain(until).min()),
+            });
+            if let Some(result) = seen {
+                return result;
+            }
+        }
     }
 
     /// Hands the batch in hand over until nothing is left of it. False: stopped before that.

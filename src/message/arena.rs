@@ -93,6 +93,11 @@ impl Arena {
         self.records.len() - self.from
     }
 
+    /// How many records the batch had, those that are done included.
+    pub(crate) fn total(&self) -> usize {
+        self.records.len()
+    }
+
     /// Only so many of the records that are left are handed over; none: all of them.
     pub(crate) fn narrow(&mut self, count: Option<usize>) {
         self.until = count.map(|count| (self.from + count).min(self.records.len()));

@@ -5,6 +5,7 @@
 pub(super) mod commits;
 mod records;
 mod resets;
+mod topics;
 mod watch;
 mod window;
 
@@ -21,7 +22,9 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use crate::consumer::COMMIT_DEADLINE;
 
 use crate::consumer::context::{Context, Rebalance, answer};
+use crate::consumer::dead_letters::LetterTopics;
 use crate::consumer::fetch::resets::Gap;
+use crate::consumer::fetch::topics::Topics;
 use crate::consumer::fetch::watch::{Restart, Watch};
 use crate::consumer::lanes::{Lane, Lanes};
 use crate::consumer::ledger::{Ledger, PartitionId};
@@ -54,6 +57,8 @@ pub(super) struct Options {
     pub(super) committed_only: bool,
     /// `auto.offset.reset=latest`
     pub(super) resets_to_end: bool,
+    /// Topics that are not read, whatever is subscribed to.
+    pub(super) hidden: Option<LetterTopics>,
 }
 
 pub(super) struct Fetch {
@@ -71,6 +76,7 @@ pub(super) struct Fetch {
     /// Whether the last turn took all that librdkafka had.
     is_drained: bool,
     watch: Watch,
+    topics: Topics,
     /// Counts assignments, so that an answer about an older one is known.
     round_of_assignment: u64,
     /// Partitions that were paused when they went away: librdkafka keeps that until their next assignment.
@@ -93,6 +99,7 @@ impl Fetch {
             gaps: Vec::new(),
             is_drained: true,
             watch: Watch::new(),
+            topics: Topics::default(),
             round_of_assignment: 0,
             left_paused: HashSet::new(),
             commit_failures: 0,
@@ -130,7 +137,7 @@ impl Fetch {
                 break deadline;
             }
             self.turn();
-            let patience = self.patience().min(self.watch.patience(Instant::now()));
+            let patience = self.patience().min(self.watch.patience(Instant::now())).min(self.topics_patience());
             self.link.bell.wait(patience);
         };
         self.confirm(deadline)
@@ -147,6 +154,7 @@ impl Fetch {
         self.serve_replies();
         self.serve_membership();
         self.serve_restart();
+        self.subscribe();
         self.ask_topic_ids();
         self.take();
         self.seek();

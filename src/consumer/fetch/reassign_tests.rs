@@ -57,6 +57,7 @@ fn fetch(broker: &EmbeddedBroker, strategy: &str) -> Ending {
         group: "g".into(),
         committed_only: true,
         resets_to_end: false,
+        hidden: None,
     };
     Ending(Fetch::new(reader, link, options))
 }

@@ -103,7 +103,8 @@ impl Fetch {
         arena.refill(&mut self.carry, |records, bytes| records <= most_records && bytes <= most_bytes);
         let mut errors = Vec::new();
         let is_full = loop {
-            let room = self.options.batch_size.saturating_sub(arena.len());
+            // Also where some were taken from its front meanwhile: their memory is still in use.
+            let room = self.options.batch_size.saturating_sub(arena.total());
             if room == 0 || arena.bytes() >= self.options.batch_bytes || !self.carry.is_empty() {
                 break true;
             }

@@ -1,0 +1,171 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::consumer::desk;
+use crate::consumer::policy::{Commit, OnError, OnUndecodable};
+use crate::message::arena::{NewRecord, Source};
+
+/// A desk without Kafka: the fetch thread's part is played by the test.
+struct Scene {
+    link: Link,
+    desk: Desk,
+}
+
+impl Scene {
+    fn new(linger: Duration, max_batches: usize) -> Self {
+        let options = desk::Options {
+            linger,
+            idle_timeout: None,
+            commit: Commit::Overlapped { max_batches },
+            on_error: OnError::default(),
+            on_undecodable: OnUndecodable::default(),
+            dead_letters: None,
+        };
+        let scene = Self { link: Link::default(), desk: Desk::new(options) };
+        for partition in 0..2 {
+            let mut state = scene.link.lock();
+            let id = state.ledger.id("t", partition);
+            state.ledger.assigned(id);
+        }
+        scene
+    }
+
+    /// Adds these offsets of both partitions to the batch that is ready, in turns.
+    fn fetch(&self, offsets: std::ops::Range<i64>) {
+        let mut state = self.link.lock();
+        let mut arena = state.ready.take().map(|ready| ready.arena).unwrap_or_default();
+        for offset in offsets {
+            for partition in 0..2 {
+                let id = state.ledger.id("t", partition);
+                let tag = Ledger::tag(id, state.ledger.epoch(id).unwrap());
+                let make = || Source { topic: Arc::from("t"), partition, tag };
+                let source = arena.source_index(|found| found == tag, make);
+                arena.push(source, &NewRecord { offset, timestamp: None, key: None, value: Some(b"v") }, |_| {});
+                state.ledger.delivered(id, offset, None);
+            }
+        }
+        state.ready = Some(Ready { arena, is_full: false, since: Instant::now() });
+    }
+
+    /// What can be taken right now.
+    fn pull(&mut self, limit: usize) -> Option<String> {
+        match self.desk.pull(&self.link, &mut self.link.lock(), limit, Instant::now()) {
+            Look::Done(Ok(is_some)) => is_some.then(|| self.desk.handed().reference().to_string()),
+            Look::Done(Err(error)) => panic!("{error}"),
+            Look::Wait(_) => panic!("its time is over"),
+        }
+    }
+
+    /// What is to be committed, by partition, and then is.
+    fn commit(&self) -> Vec<(i32, i64)> {
+        let mut state = self.link.lock();
+        let Some(commit) = state.ledger.take_commit() else { return Vec::new() };
+        state.ledger.answered(commit.sequence, |_| true);
+        state.confirmed = state.handled;
+        let name = |offset: &crate::consumer::ledger::CommitOffset| state.ledger.name(offset.id).partition;
+        commit.offsets.iter().map(|offset| (name(offset), offset.next_offset)).collect()
+    }
+
+    fn holds(&self, partition: i32) -> bool {
+        let mut state = self.link.lock();
+        let id = state.ledger.id("t", partition);
+        state.holds(&[id])
+    }
+}
+
+#[test]
+fn records_are_taken_from_the_front_and_the_rest_is_filled_up() {
+    let mut scene = Scene::new(Duration::ZERO, 32);
+    assert_eq!(scene.pull(1), None);
+    scene.fetch(0..3);
+    assert_eq!(scene.pull(3).as_deref(), Some("t[0=0:2,1=0:1]"));
+    scene.fetch(3..4);
+    assert_eq!(scene.pull(4).as_deref(), Some("t[0=2:4,1=1:3]"));
+    assert_eq!(scene.pull(4).as_deref(), Some("t[1=3:4]"));
+    assert_eq!(scene.pull(4), None);
+}
+
+#[test]
+fn a_batch_waits_until_it_has_as_many_as_are_asked_for() {
+    let mut scene = Scene::new(Duration::from_secs(3600), 32);
+    scene.fetch(0..2);
+    assert_eq!(scene.pull(5), None);
+    assert_eq!(scene.pull(3).as_deref(), Some("t[0=0:2,1=0:1]"));
+    assert_eq!(scene.pull(3), None, "the rest waits for more");
+    scene.fetch(2..3);
+    assert_eq!(scene.pull(3).as_deref(), Some("t[0=2:3,1=1:3]"));
+    scene.fetch(3..4);
+    scene.link.lock().ready.as_mut().unwrap().is_full = true;
+    assert_eq!(scene.pull(3).as_deref(), Some("t[0=3:4,1=3:4]"));
+}
+
+#[test]
+fn nothing_is_committed_before_it_is_done_and_nothing_that_was_not_taken() {
+    let mut scene = Scene::new(Duration::ZERO, 32);
+    scene.fetch(0..4);
+    scene.pull(2);
+    scene.pull(2);
+    assert!(scene.holds(0) && scene.holds(1));
+    assert_eq!(scene.commit(), []);
+    scene.link.lock().all_done();
+    assert!(!scene.holds(0) && !scene.holds(1));
+    assert_eq!(scene.commit(), [(0, 2), (1, 2)]);
+    scene.link.lock().all_done();
+    assert_eq!(scene.commit(), [], "said twice");
+}
+
+#[test]
+fn records_may_be_done_in_any_order() {
+    let mut scene = Scene::new(Duration::ZERO, 32);
+    scene.fetch(0..4);
+    scene.pull(8);
+    let id = scene.link.lock().ledger.id("t", 0);
+    let done = |offsets| {
+        let mut state = scene.link.lock();
+        let epoch = state.ledger.epoch(id).unwrap();
+        state.ledger.completed(id, epoch, offsets);
+    };
+    done(1..4);
+    assert_eq!(scene.commit(), []);
+    assert!(scene.holds(0), "the first is out");
+    done(0..1);
+    assert!(!scene.holds(0) && scene.holds(1));
+    assert_eq!(scene.commit(), [(0, 4)]);
+}
+
+#[test]
+fn what_is_done_of_a_partition_that_went_away_counts_for_nothing() {
+    let mut scene = Scene::new(Duration::ZERO, 32);
+    scene.fetch(0..3);
+    scene.pull(4);
+    {
+        let mut state = scene.link.lock();
+        let id = state.ledger.id("t", 0);
+        state.ledger.revoked(id);
+        state.ready.as_mut().unwrap().arena.retain(|source| source.partition != 0);
+        // And comes back, from where it is committed.
+        state.ledger.assigned(id);
+    }
+    assert!(!scene.holds(0) && scene.holds(1));
+    assert_eq!(scene.pull(9).as_deref(), Some("t[1=2:3]"));
+    scene.link.lock().all_done();
+    assert_eq!(scene.commit(), [(1, 3)]);
+    scene.fetch(0..2);
+    assert_eq!(scene.pull(2).as_deref(), Some("t[0=0:1,1=0:1]"), "from its own start");
+}
+
+#[test]
+fn nothing_is_taken_while_partitions_go_away_or_too_much_is_unconfirmed() {
+    let mut scene = Scene::new(Duration::ZERO, 1);
+    scene.fetch(0..3);
+    scene.link.lock().is_revoking = true;
+    assert_eq!(scene.pull(2), None);
+    scene.link.lock().is_revoking = false;
+    assert!(scene.pull(2).is_some());
+    scene.link.lock().all_done();
+    assert_eq!(scene.pull(2), None, "one batch is unconfirmed");
+    scene.commit();
+    assert!(scene.pull(2).is_some());
+    scene.link.stop();
+    assert_eq!(scene.pull(2), None);
+}
