@@ -38,6 +38,8 @@ use rdkafka::consumer::Consumer as _;
 use serde::de::DeserializeOwned;
 
 pub(crate) use attempt::{Failed, attempt};
+#[cfg(feature = "export")]
+pub(crate) use attempt::{Portion, attempt_with};
 pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
 pub use health::{Health, OffsetReset, Stall, StallCause};
@@ -45,8 +47,6 @@ pub use health::{Health, OffsetReset, Stall, StallCause};
 pub(crate) use link::Bell;
 pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
-#[cfg(feature = "export")]
-pub(crate) use subscription::Subscription;
 
 use crate::consumer::attempt::Attempt;
 use crate::consumer::context::Context;
@@ -329,7 +329,8 @@ impl Consumer {
         Ok(Some(Done { reference, records, skipped, dead_lettered, committed }))
     }
 
-    fn run_all(&mut self, attempt: &mut Attempt<'_>) -> Result<Summary> {
+    /// As [`Consumer::run`].
+    pub(crate) fn run_all(&mut self, attempt: &mut Attempt<'_>) -> Result<Summary> {
         self.restart_where_unsettled()?;
         self.desk.summary = Summary::default();
         let outcome = loop {

@@ -119,6 +119,8 @@
 //! An empty filter topic is in sync. A message that is not JSON is an error beside the other results
 //! ([`Exports::errors`]), and takes none of them away. Filters that are refused leave no traces.
 
+mod builder;
+mod data_client;
 mod exports;
 mod fields;
 mod filter;
@@ -130,10 +132,15 @@ mod mapping;
 mod python;
 mod shape;
 mod shared_map;
+mod source;
 mod strict;
 mod timestamp;
+mod worker;
 
+pub use builder::{DataClientBuilder, ExportBuilder, ExportWorkerBuilder};
+pub use data_client::DataClient;
 pub use exports::{Export, Exports, Form};
 pub use filter_client::{FilterClient, FilterClientBuilder};
 pub use filters::Filters;
 pub use shape::{CustomShape, Shape};
+pub use worker::ExportWorker;
