@@ -57,6 +57,9 @@ impl Lens {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Source").field("consumer", &self.consumer).field("form", &self.lens.form).finish_non_exhaustive()
+        f.debug_struct("Source")
+            .field("consumer", &self.consumer)
+            .field("form", &self.lens.form)
+            .finish_non_exhaustive()
     }
 }

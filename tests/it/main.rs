@@ -12,7 +12,13 @@ mod exactly_once;
 mod examples;
 mod examples_on_kafka;
 #[cfg(feature = "export")]
+mod export_data;
+#[cfg(feature = "export")]
 mod export_filters;
+#[cfg(feature = "export")]
+mod export_sources;
+#[cfg(feature = "export")]
+mod export_worker;
 mod failures;
 mod fuzz_bodies;
 mod group;

@@ -8,6 +8,8 @@
 pub(crate) mod broker;
 pub(crate) mod envelopes;
 pub(crate) mod eventually;
+#[cfg(feature = "export")]
+pub(crate) mod exports;
 pub(crate) mod kafka;
 pub(crate) mod leash;
 pub(crate) mod logs;
