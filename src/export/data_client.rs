@@ -56,7 +56,8 @@ use crate::export::source::Source;
 /// # Topics
 /// Those that the filters name, once the filters are in sync. When these change, so does the subscription, within a
 /// second; partitions of topics that stay are kept, except in groups with an eager strategy. A topic that does not exist
-/// yet is read once it does. If the filter client ends by an error, calls answer with it; if it was stopped, the filters
+/// yet is read once it does; one that is named again goes on where it was left. What is still read of a topic that no
+/// filter names any more has no result. If the filter client ends by an error, calls answer with it; if it was stopped, the filters
 /// stay as they are.
 ///
 /// # End

@@ -206,6 +206,25 @@ fn sources_come_and_go() {
     come_and_go(&[]);
 }
 
+/// Many changes in a row are few rebalances.
+#[test]
+fn many_changes_make_few_rebalances() {
+    keep_logs();
+    let topics: Vec<_> = (0..30).map(|_| unique("many")).collect();
+    let last = TestTopic::new(shared_broker(), 1);
+    produce_json(&last, 0, 0..1);
+    let filters = FilterTopic::of(&[&topics[0]]);
+    let (sender, mut log) = Log::new();
+    let start = Instant::now();
+    let member = Member::join(0, &group(), &filters.client(), &[], sender);
+    topics[1..].iter().for_each(|topic| filters.put(topic));
+    filters.put(&last);
+    log.follow(&last, 0, 1, "the last topic");
+    let changes = logged(&["from now on", &topics[0]]).len() as u64;
+    assert!(changes <= start.elapsed().as_secs() + 1, "{changes} in {:?}", start.elapsed());
+    member.leave();
+}
+
 /// The same where every change takes all partitions away.
 #[test]
 fn sources_come_and_go_in_an_eager_group() {

@@ -150,7 +150,9 @@ fn what_never_works_becomes_a_dead_letter() {
 fn a_batch_without_results_is_done() {
     let (topic, group) = (TestTopic::new(shared_broker(), 1), group());
     let filters = FilterTopic::of(&[&topic]);
-    (0..3).for_each(|_| drop(produce_raw(shared_broker(), &topic, 0, None, Some(b"1"))));
+    for _ in 0..3 {
+        produce_raw(shared_broker(), &topic, 0, None, Some(b"1"));
+    }
     let mut worker = builder(&group, &filters).start().unwrap();
     let stopper = worker.stopper();
     let health = worker.health();
