@@ -24,7 +24,17 @@ const DROP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Reads filters from a topic, from its beginning at every start, and goes on as they change.
 ///
-/// A thread of its own reads; handles are cheap to clone. Nothing is committed, and no group is joined.
+/// A thread of its own reads; handles are cheap to clone. Nothing is committed, and no group is joined: all that the
+/// client needs is the right to read the topic. A message that is bad is logged and skipped.
+///
+/// # Faults
+/// Outages are outlasted, and the filters stay as they are meanwhile. Three things end the client: a panic in a callback,
+/// a fatal error of librdkafka's, and, as long as it is not in sync, a topic that it has no right to read. Where that right
+/// is taken away later, it is waited for.
+///
+/// A topic that does not exist yet is waited for, and so are new partitions. Where the topic is deleted and made anew,
+/// its filters take the place of the old ones, all at once when it was read to its end. That shows by its offsets, or, if
+/// it has outgrown the old ones, by its id within some 5 seconds; until then what is new counts as added to the old.
 ///
 /// # End
 /// [`FilterClient::stop`] ends the thread; so does dropping the last handle and the last data client or worker that

@@ -4,6 +4,7 @@ use crate::envelope::Ref;
 use crate::export::filter_message::{Change, FilterMessage};
 use crate::export::filters::Filters;
 use crate::export::timestamp::TimeFormat;
+use crate::message::excerpt;
 
 /// A filter that was put or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +112,7 @@ impl Reading {
             Ok(None) => {}
             Err(reason) => {
                 self.skipped += 1;
-                let key = key.map(|key| String::from_utf8_lossy(key).into_owned());
-                let record = Ref { key, ..Ref::new(&*self.topic, partition, offset) };
+                let record = Ref { key: key.map(excerpt), ..Ref::new(&*self.topic, partition, offset) };
                 log::warn!("filter message {record} {reason}: it is skipped");
             }
         }
