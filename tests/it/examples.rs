@@ -15,16 +15,21 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[path = "../../examples/testing_a_service.rs"]
 mod testing_a_service;
 
-/// Runs an example that `cargo test` has built (with `--test it` it builds none), and returns what it printed. Panics if it fails or does not end.
-pub(crate) fn run(name: &str, bootstrap: Option<&str>) -> String {
+/// An example that `cargo test` has built; with `--test it` it builds none.
+pub(crate) fn program(name: &str) -> PathBuf {
     // This binary is target/<profile>/deps/it-<hash>.
     let mut program = env::current_exe().unwrap();
     program.pop();
     program.pop();
     program.extend(["examples", name]);
     assert!(program.exists(), "{} is missing: `cargo build --examples --all-features` makes it", program.display());
+    program
+}
+
+/// Runs an example, and returns what it printed. Panics if it fails or does not end.
+pub(crate) fn run(name: &str, bootstrap: Option<&str>) -> String {
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique(name));
-    let mut command = Command::new(program);
+    let mut command = Command::new(program(name));
     command.env_remove("RUST_LOG").env_remove("KAFKA_BOOTSTRAP_SERVERS");
     if let Some(bootstrap) = bootstrap {
         command.env("KAFKA_BOOTSTRAP_SERVERS", bootstrap);
@@ -49,10 +54,15 @@ fn the_examples_run_without_a_broker() {
     if !cfg!(feature = "tokio") {
         names.retain(|name| name != "async_service");
     }
+    if !cfg!(feature = "export") {
+        names.retain(|name| name != "export_to_sqlite");
+    }
     for (name, text) in [
         #[cfg(feature = "tokio")]
         ("async_service", "shut down: 400 orders in "),
         ("consumer_config", "sum 50005000"),
+        #[cfg(feature = "export")]
+        ("export_to_sqlite", "3300 rows of 3300, 0 of them twice"),
         ("exactly_once", "1000 invoices of 1000 orders: 0 orders have none, 1000 have one"),
         ("low_level", "3 orders billed"),
         ("producer", "stream:  1000 acknowledged"),

@@ -18,6 +18,8 @@ mod export_filters;
 #[cfg(feature = "export")]
 mod export_sources;
 #[cfg(feature = "export")]
+mod export_sqlite;
+#[cfg(feature = "export")]
 mod export_worker;
 mod failures;
 mod fuzz_bodies;
