@@ -273,3 +273,30 @@ fn clients_of_one_eager_group_share_their_sources() {
 fn clients_of_one_group_of_the_new_protocol_share_their_sources() {
     share(&[("group.protocol", "consumer")]);
 }
+
+/// A partition that is taken away waits for what was handed out of it: once that is stored, the next member gets none
+/// of it.
+#[test]
+fn a_partition_waits_for_what_is_not_stored() {
+    keep_logs();
+    let (topic, group) = (TestTopic::new(shared_broker(), 2), group());
+    let filters = FilterTopic::of(&[&topic]);
+    (0..2).for_each(|partition| produce_json(&topic, partition, 0..10));
+    let builder = DataClient::builder(&group, shared_broker(), &filters.client()).handle_offsets(true);
+    let mut first = builder.config([("heartbeat.interval.ms", "500")]).start().unwrap();
+    let mut taken = Vec::new();
+    while taken.len() < 20 {
+        taken.extend(numbers(&first.get_exports_batch(PATIENCE, 20).unwrap().expect("nothing came")));
+    }
+    let (sender, mut log) = Log::new();
+    let second = Member::join(2, &group, &filters.client(), &[], sender);
+    await_revocation_after(0, &topic);
+    (0..2).for_each(|partition| produce_json(&topic, partition, 10..11));
+    assert!(first.get_exports(Duration::ZERO).unwrap().is_none(), "nothing comes meanwhile");
+    (0..2).for_each(|partition| assert_eq!(committed(shared_broker(), &group, &topic, partition), None));
+    first.store_offsets().unwrap();
+    first.close(PATIENCE).unwrap();
+    log.next = (0..2).map(|partition| ((topic.to_string(), partition), 10)).collect();
+    (0..2).for_each(|partition| log.follow(&topic, partition, 11, "the new ones alone"));
+    second.leave();
+}
