@@ -355,10 +355,11 @@ impl State {
     }
 
     /// Whether the handler works on records of a partition that is still owned as it was when it got them, or some
-    /// that were taken without a handler are not done.
+    /// that were taken without a handler are not done. Once the consumer is being closed nobody can say so any more.
     pub(super) fn holds(&self, ids: &[PartitionId]) -> bool {
         let is_out = |out: &Out| self.ledger.watermark(out.id).is_some_and(|watermark| watermark < out.upto);
-        let out = self.out.iter().filter(|out| is_out(out)).map(|out| (out.id, out.epoch));
+        let is_out = |out: &&Out| self.closing.is_none() && is_out(out);
+        let out = self.out.iter().filter(is_out).map(|out| (out.id, out.epoch));
         let mut held = self.in_hand.iter().copied().chain(out);
         held.any(|(id, epoch)| ids.contains(&id) && self.ledger.epoch(id) == Some(epoch))
     }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::support::exports::{FilterTopic, PATIENCE, numbers, produce_json};
 use crate::support::{
-    TestTopic, Worker, committed, emit, envelope, eventually, group, produce_raw, produce_raw_batch, shared_broker,
+    TestTopic, Worker, committed, emit, envelope, eventually, group, keep_logs, logged, produce_raw, produce_raw_batch,
+    shared_broker,
 };
 
 const KILLED: &str = "export_data::a_client";
@@ -132,6 +133,28 @@ fn a_store_alone_commits_where_the_caller_handles_offsets() {
     data.store_offsets().unwrap();
     data.close(SOON).unwrap();
     assert_eq!(committed(broker, &group, &topic, 0), Some(stored + 1));
+}
+
+/// A client that ends while another waits for what it has out ends at once: nobody can store that any more.
+#[test]
+fn an_end_does_not_wait_for_what_is_out() {
+    keep_logs();
+    let (broker, topic, group) = (shared_broker(), TestTopic::new(shared_broker(), 2), group());
+    let filters = FilterTopic::of(&[&topic]);
+    (0..2).for_each(|partition| produce_json(&topic, partition, 0..5));
+    let start = || DataClient::builder(&group, broker, &filters.client()).handle_offsets(true).start().unwrap();
+    let (mut data, mut taken) = (start(), 0);
+    while taken < 10 {
+        taken += take(&mut data, 10).len();
+    }
+    let mut other = start();
+    eventually(PATIENCE, "it is to give a partition up", || (!logged(&["revoked", &topic]).is_empty()).then_some(()));
+    data.close(SOON).unwrap();
+    let mut taken = 0;
+    while taken < 10 {
+        taken += take(&mut other, 10).len();
+    }
+    assert_eq!(taken, 10, "the other gets all");
 }
 
 #[derive(Serialize, Deserialize)]
