@@ -24,8 +24,8 @@ pub(crate) struct Failed {
 pub(crate) enum Cause {
     /// These of the records handed over cannot be read.
     Unreadable(Unreadable),
-    /// The handler failed: on the record at this place among those handed over, or on all of them.
-    Handler { at: Option<usize>, source: BoxError },
+    /// The handler failed: on the record at this place among those handed over, or on all that it saw of them.
+    Handler { at: Option<usize>, seen: Option<Vec<usize>>, source: BoxError },
 }
 
 /// What a handler gets of the records that are handed over.
@@ -35,6 +35,11 @@ pub(crate) trait Portion {
 
     /// How many of the records handed over are done when those before this index are. None: there is no such index.
     fn records_before(&self, index: usize) -> Option<usize>;
+
+    /// The places of the records that the handler sees. None: all but tombstones.
+    fn seen(&self) -> Option<Vec<usize>> {
+        None
+    }
 }
 
 impl<T> Portion for Batch<'_, T> {
@@ -66,9 +71,12 @@ pub(crate) fn attempt_with<'a, P: Portion>(
         if portion.is_empty() {
             return Ok(());
         }
-        handler(&portion).map_err(|error| refused(&portion, error, arena))
+        match catch_unwind(AssertUnwindSafe(|| handler(&portion))) {
+            Ok(answer) => answer.map_err(|error| refused(&portion, error, arena)),
+            Err(panic) => Err(panicked(&*panic, portion.seen())),
+        }
     };
-    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| Err(panicked(&*panic)))
+    catch_unwind(AssertUnwindSafe(attempt)).unwrap_or_else(|panic| Err(panicked(&*panic, None)))
 }
 
 #[cfg(feature = "tokio")]
@@ -87,16 +95,16 @@ pub(super) fn refused(portion: &impl Portion, error: HandlerError, arena: &Arena
         Ok(error) => match unreadable_place(arena, &error) {
             // It is what it is, also where the handler itself read it. Unless it says that the record is done.
             Some(place) if at.is_none_or(|at| at <= place) => Cause::Unreadable(vec![(place, *error)]),
-            _ => Cause::Handler { at, source: error },
+            _ => Cause::Handler { at, seen: portion.seen(), source: error },
         },
-        Err(source) => Cause::Handler { at, source },
+        Err(source) => Cause::Handler { at, seen: portion.seen(), source },
     };
     Failed { done: at.unwrap_or(0), cause }
 }
 
-pub(super) fn panicked(panic: &(dyn Any + Send)) -> Failed {
+pub(super) fn panicked(panic: &(dyn Any + Send), seen: Option<Vec<usize>>) -> Failed {
     let source = format!("it panicked: {}", panic_text(panic)).into();
-    Failed { done: 0, cause: Cause::Handler { at: None, source } }
+    Failed { done: 0, cause: Cause::Handler { at: None, seen, source } }
 }
 
 /// The place of the record that the error says cannot be read.

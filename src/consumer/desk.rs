@@ -233,9 +233,9 @@ impl Desk {
         let Err(Failed { cause, .. }) = outcome else { return Ok(self.go_on()) };
         match cause {
             Cause::Unreadable(unreadable) => self.unreadable(link, done, unreadable),
-            Cause::Handler { at, source } => {
+            Cause::Handler { at, seen, source } => {
                 let batch = batch.map(|batch| batch.to_string()).unwrap_or_default();
-                self.failed(link, at.map(|at| at - done), Error::Handler { batch, source })
+                self.failed(link, at.map(|at| at - done), seen.as_deref(), Error::Handler { batch, source })
             }
         }
     }
@@ -262,10 +262,10 @@ impl Desk {
         self.give_up(link, how, &places)
     }
 
-    fn failed(&mut self, link: &Link, at: Option<usize>, error: Error) -> Result<Next> {
+    fn failed(&mut self, link: &Link, at: Option<usize>, seen: Option<&[usize]>, error: Error) -> Result<Next> {
         let Self { hand: Some(hand), options, .. } = self else { return Ok(Next::Finished) };
         let (attempt, attempts) = (hand.arena.attempt(), options.on_error.backoff.attempts);
-        match hand.failed(at, &options.on_error) {
+        match hand.failed(at, seen, &options.on_error) {
             Verdict::Again(Some(pause)) => {
                 log::warn!("attempt {attempt} of {attempts}, again in {pause:?}: {error}");
                 hand.not_before = Some(Instant::now() + pause);

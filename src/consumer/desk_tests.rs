@@ -141,7 +141,7 @@ fn places(arena: &Arena) -> Vec<(i32, i64)> {
 }
 
 fn failed(done: usize, at: Option<usize>) -> Result<(), Failed> {
-    Err(Failed { done, cause: Cause::Handler { at, source: "no".into() } })
+    Err(Failed { done, cause: Cause::Handler { at, seen: None, source: "no".into() } })
 }
 
 #[derive(Clone, Debug)]

@@ -127,7 +127,7 @@ impl Consumer {
                     log::warn!("a transaction was aborted, its batch is handled again in {pause:?}: {error}");
                 }
                 Outcome::Refused(source) => {
-                    attempt = Err(Failed { done: 0, cause: Cause::Handler { at: None, source } });
+                    attempt = Err(Failed { done: 0, cause: Cause::Handler { at: None, seen: None, source } });
                 }
                 Outcome::Unknown(error) => {
                     log::warn!("whether a transaction was committed the group's offsets will tell: {error}");

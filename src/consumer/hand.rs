@@ -40,11 +40,15 @@ impl Hand {
         }
     }
 
-    /// The handler failed on the record at this place, or on all that it saw.
-    pub(super) fn failed(&mut self, at: Option<usize>, on_error: &OnError) -> Verdict {
+    /// The handler failed on the record at this place, or on all that it saw: those at these places, in ascending
+    /// order, or without them all but tombstones.
+    pub(super) fn failed(&mut self, at: Option<usize>, seen: Option<&[usize]>, on_error: &OnError) -> Verdict {
         let handed = self.arena.records().len();
         let is_seen = |place: &usize| self.arena.is_seen(&self.arena.records()[*place]);
-        let mut blamed: Vec<_> = at.map_or(0..handed, |at| at..at + 1).filter(is_seen).collect();
+        let mut blamed: Vec<_> = match (at, seen) {
+            (None, Some(seen)) => seen.to_vec(),
+            (at, _) => at.map_or(0..handed, |at| at..at + 1).filter(is_seen).collect(),
+        };
         if blamed.is_empty() {
             // Tombstones alone, whose offsets a transaction was to commit.
             blamed = (0..handed).collect();

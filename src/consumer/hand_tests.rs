@@ -42,7 +42,7 @@ fn course(records: usize, bad: &BTreeSet<i64>, indexed: bool, on_error: &OnError
         course.completed.extend(&handed[..done]);
         hand.done(done);
         if failing.is_some() {
-            match hand.failed(indexed.then_some(0), on_error) {
+            match hand.failed(indexed.then_some(0), None, on_error) {
                 Verdict::Again(pause) => course.pauses += usize::from(pause.is_some()),
                 Verdict::GiveUp(places) => {
                     let records = hand.arena.records();
@@ -118,8 +118,8 @@ fn without_halving_all_that_failed_together_is_given_up_together() {
 #[test]
 fn attempts_are_counted_for_each_record() {
     let (mut hand, on_error) = (hand(3), policy(2, false));
-    assert!(matches!(hand.failed(Some(1), &on_error), Verdict::Again(Some(_))));
-    assert_eq!(hand.failed(None, &on_error), Verdict::GiveUp(vec![1]));
+    assert!(matches!(hand.failed(Some(1), None, &on_error), Verdict::Again(Some(_))));
+    assert_eq!(hand.failed(None, None, &on_error), Verdict::GiveUp(vec![1]));
     hand.remove(&[1]);
     let left: Vec<_> = hand.arena.records().iter().map(|record| (record.offset, record.failures)).collect();
     assert_eq!(left, [(0, 1), (2, 1)]);
@@ -130,7 +130,7 @@ fn attempts_are_counted_for_each_record() {
 #[test]
 fn a_revocation_ends_a_search() {
     let (mut hand, on_error) = (hand(8), policy(1, true));
-    assert_eq!(hand.failed(None, &on_error), Verdict::Again(None));
+    assert_eq!(hand.failed(None, None, &on_error), Verdict::Again(None));
     assert_eq!(hand.arena.records().len(), 4);
     assert!(!hand.retain(|_| true));
     assert_eq!(hand.arena.records().len(), 4);
@@ -153,7 +153,7 @@ fn a_search_after_a_revocation_comes_to_its_end() {
             assert!(!hand.retain(keep));
             let handed: Vec<_> = hand.arena.records().iter().map(|record| record.offset).collect();
             if handed.contains(&bad) {
-                if let Verdict::GiveUp(places) = hand.failed(None, &on_error) {
+                if let Verdict::GiveUp(places) = hand.failed(None, None, &on_error) {
                     given_up.extend(places.iter().map(|place| handed[*place]));
                     hand.remove(&places);
                 }
@@ -179,7 +179,7 @@ fn tombstones_are_never_to_blame() {
             let record = NewRecord { offset: offset as i64, timestamp: None, key: None, value };
             hand.arena.push(source, &record, |_| {});
         }
-        assert_eq!(hand.failed(None, &on_error), Verdict::GiveUp(vec![1]));
+        assert_eq!(hand.failed(None, None, &on_error), Verdict::GiveUp(vec![1]));
         hand.remove(&[1]);
         let left: Vec<_> = hand.arena.records().iter().map(|record| (record.offset, record.failures)).collect();
         assert_eq!(left, [(0, 0), (2, 0), (3, 0)]);

@@ -160,7 +160,7 @@ where
     T: DeserializeOwned,
     F: AsyncFnMut(&Batch<'_, T>) -> Result<(), HandlerError>,
 {
-    let batch = catch_unwind(|| decoded::<T>(arena)).unwrap_or_else(|panic| Err(panicked(&*panic)))?;
+    let batch = catch_unwind(|| decoded::<T>(arena)).unwrap_or_else(|panic| Err(panicked(&*panic, None)))?;
     if batch.is_empty() {
         return Ok(());
     }
@@ -173,7 +173,7 @@ where
     });
     match guarded.await {
         Ok(answer) => answer.map_err(|error| refused(&batch, error, arena)),
-        Err(panic) => Err(panicked(&*panic)),
+        Err(panic) => Err(panicked(&*panic, None)),
     }
 }
 

@@ -97,7 +97,7 @@ pub struct Export {
     /// [`Error::Mapping`]: the message lacks a key, or a path leads nowhere.
     pub error: Option<Error>,
     /// The record's place among [`Exports::records`].
-    record: usize,
+    pub(super) record: usize,
 }
 
 impl Exports {

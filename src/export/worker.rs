@@ -35,8 +35,8 @@ use crate::message::arena::Arena;
 /// [`ExportWorkerBuilder::consumer`] gives its policies. A [`HandlerError::at`] counts in [`Exports::records`], which
 /// [`Exports::each`] minds. A record that cannot be read goes where
 /// [`on_undecodable`](crate::ConsumerBuilder::on_undecodable) says, and [`Exports::errors`] is empty. A batch without a
-/// result is done without a call of the handler. A batch that is handed over again is seen through the filters of that
-/// moment.
+/// result is done without a call of the handler, and a record without one is never given up for a failure of its batch.
+/// A batch that is handed over again is seen through the filters of that moment.
 ///
 /// Which topics are read, and when, is said under [`DataClient`](super::DataClient#topics). Where dead letters are
 /// written, topics to which they go are not read, whatever the filters name.
@@ -113,5 +113,12 @@ impl Portion for Exports {
     /// Every record handed over is among the records.
     fn records_before(&self, index: usize) -> Option<usize> {
         (index < self.records.len()).then_some(index)
+    }
+
+    /// Records without a result are nothing that the handler could fail on.
+    fn seen(&self) -> Option<Vec<usize>> {
+        let mut seen: Vec<_> = self.results.iter().map(|export| export.record).collect();
+        seen.dedup();
+        Some(seen)
     }
 }

@@ -145,6 +145,32 @@ fn what_never_works_becomes_a_dead_letter() {
     delete_topic(broker, &letters);
 }
 
+/// A handler that fails on a whole batch has failed on what it saw: records that no filter matches are not given up.
+#[test]
+fn records_without_a_result_are_no_dead_letters() {
+    let (broker, topic, group) = (shared_broker(), TestTopic::new(shared_broker(), 1), group());
+    let letters = format!("{}-dlt", &*topic);
+    create_topic_with(broker, &letters, 1, &[]);
+    let filters = FilterTopic::of(&[&topic]);
+    for _ in 0..5 {
+        produce_raw(broker, &topic, 0, None, Some(b"[]"));
+    }
+    produce_json(&topic, 0, 0..2);
+    produce_raw(broker, &topic, 0, None, Some(b"[]"));
+    let policy = policies(OnError::retry(quick(2)).then(GiveUp::DeadLetter));
+    let builder = builder(&group, &filters).consumer(policy).consumer(|consumer| consumer.linger(PATIENCE / 30));
+    let mut is_panic = false;
+    let summary = builder.start().unwrap().run(|_| {
+        is_panic = !is_panic;
+        if is_panic { panic!("on purpose") } else { Err("none of these".into()) }
+    });
+    let Summary { records, skipped, dead_lettered, .. } = summary.unwrap();
+    assert_eq!((records, skipped, dead_lettered), (8, 0, 2));
+    assert_eq!(consume_all(broker, &letters).len(), 2);
+    assert_eq!(committed(broker, &group, &topic, 0), Some(8));
+    delete_topic(broker, &letters);
+}
+
 /// Records without a result are done without a call of the handler.
 #[test]
 fn a_batch_without_results_is_done() {
