@@ -216,10 +216,14 @@ pub(super) struct State {
     in_hand: Vec<(PartitionId, Epoch)>,
     /// The records that were taken without a handler, and may not be done.
     pub(super) out: Vec<Out>,
+    /// How many records these were when they were taken.
+    #[cfg(feature = "export")]
+    pub(super) out_records: u64,
     pub(super) held_since: Option<Instant>,
     /// Partitions are being taken away: nothing more is handed over until that is done.
     pub(super) is_revoking: bool,
-    /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed.
+    /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed. Records are
+    /// counted instead where they are taken without a handler.
     pub(super) handled: u64,
     pub(super) sent: u64,
     pub(super) confirmed: u64,

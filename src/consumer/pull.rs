@@ -10,6 +10,10 @@ use crate::consumer::{Consumer, FOR_EVER};
 use crate::error::Result;
 use crate::message::arena::Arena;
 
+/// So many records count as a batch where fewer are taken at once: else who takes them one by one would wait for a
+/// commit after every few.
+const BATCH: usize = 500;
+
 impl Consumer {
     /// Takes up to `limit` records, which is at least 1: what is there of the next batch, once it is due, grouped by
     /// partition. None: nothing came in time, or the consumer was stopped. Nothing comes while partitions are being taken
@@ -59,7 +63,8 @@ impl Desk {
         }
         let now = Instant::now();
         let linger = self.options.linger;
-        let is_free = !state.is_revoking && state.unconfirmed() < self.max_unconfirmed();
+        let most = self.max_unconfirmed().saturating_mul(limit.max(BATCH) as u64);
+        let is_free = !state.is_revoking && state.unconfirmed() < most;
         let is_due = |ready: &Ready| ready.is_full || ready.arena.len() >= limit || ready.since + linger <= now;
         if is_free && state.ready.as_ref().is_some_and(is_due) {
             let Some(mut arena) = state.take_ready(limit) else { return Look::Done(Ok(false)) };
@@ -93,6 +98,7 @@ impl State {
     }
 
     fn hand_out(&mut self, arena: &Arena) {
+        self.out_records += arena.records().len() as u64;
         let Self { out, ledger, .. } = self;
         out.retain(|out| ledger.epoch(out.id) == Some(out.epoch));
         for (source, offsets) in arena.ranges(arena.records().len()) {
@@ -106,7 +112,7 @@ impl State {
 
     /// Of a partition that went away this says nothing.
     fn all_done(&mut self) {
-        self.handled += u64::from(!self.out.is_empty());
+        self.handled += std::mem::take(&mut self.out_records);
         for Out { id, epoch, upto } in self.out.drain(..) {
             self.ledger.completed(id, epoch, 0..upto);
         }

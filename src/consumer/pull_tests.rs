@@ -157,13 +157,18 @@ fn what_is_done_of_a_partition_that_went_away_counts_for_nothing() {
 #[test]
 fn nothing_is_taken_while_partitions_go_away_or_too_much_is_unconfirmed() {
     let mut scene = Scene::new(Duration::ZERO, 1);
-    scene.fetch(0..3);
+    scene.fetch(0..2_000);
     scene.link.lock().is_revoking = true;
     assert_eq!(scene.pull(2), None);
     scene.link.lock().is_revoking = false;
-    assert!(scene.pull(2).is_some());
+    for _ in 0..BATCH / 2 {
+        assert!(scene.pull(2).is_some());
+        scene.link.lock().all_done();
+    }
+    assert_eq!(scene.pull(2), None, "as many as a batch are unconfirmed");
+    assert!(scene.pull(BATCH + 1).is_some(), "and less than this one");
     scene.link.lock().all_done();
-    assert_eq!(scene.pull(2), None, "one batch is unconfirmed");
+    assert_eq!(scene.pull(BATCH + 1), None);
     scene.commit();
     assert!(scene.pull(2).is_some());
     scene.link.stop();
