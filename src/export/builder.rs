@@ -89,8 +89,9 @@ impl ExportBuilder<DataClient> {
         Self { handle_offsets: handle, ..self }
     }
 
-    /// How long records wait for more after the first, until there are as many as a call asks for. Zero unless set: a
-    /// call gets at once what is there. A call whose timeout is shorter may get nothing meanwhile.
+    /// How long records wait for more after the first, until there are as many as a call asks for, or
+    /// as a client has ready at most: 10,000, or 16 MiB. Zero unless set: a call gets at once what is there. A call whose
+    /// timeout is shorter may get nothing meanwhile.
     pub fn linger(self, linger: Duration) -> Self {
         Self { consumer: self.consumer.linger(linger), ..self }
     }

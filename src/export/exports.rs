@@ -76,7 +76,8 @@ impl Form {
 pub struct Exports {
     /// All records that were read, in order, whether a filter matched or not.
     pub records: Vec<Ref>,
-    /// The results, in the order of their records.
+    /// The results, in the order of their records: none, one or several of each. So their own index is not what a
+    /// [`HandlerError::at`] counts; [`Exports::each`] says which is.
     pub results: Vec<Export>,
     /// Records that are not JSON, or no envelopes where these are expected: [`Error::Undecodable`].
     pub errors: Vec<Error>,

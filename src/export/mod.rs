@@ -25,7 +25,9 @@
 //! let filters = FilterClient::builder("filters", brokers).start()?;
 //! let mut data = DataClient::builder("exporter", brokers, &filters).extra(Shape::KeyValue).start()?;
 //! # let mut stored = 0;
-//! while let Some(exports) = data.get_exports_batch(Duration::from_secs(10), 500)? {
+//! while !data.is_stopped() {
+//!     // None: nothing came in time, as while the client joins its group.
+//!     let Some(exports) = data.get_exports_batch(Duration::from_secs(1), 500)? else { continue };
 //!     for export in &exports.results {
 //!         println!("{:?}: {} {}", export.filter_ids, export.data, export.extra); // a sink
 //!         # assert_eq!(export.data.to_string(), r#"{"level":3.25}"#);
