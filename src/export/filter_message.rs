@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::envelope::bounded;
 use crate::export::strict;
 use crate::export::timestamp::TimeFormat;
 
@@ -44,7 +45,7 @@ struct Deleted<'a> {
 impl<'a> FilterMessage<'a> {
     /// Without a format only numbers are timestamps. An error is the rule that failed, and shows nothing of the payload.
     pub(super) fn read(value: &'a [u8], format: Option<&TimeFormat>) -> Result<Self, Cow<'static, str>> {
-        strict::check(value).map_err(|error| format!("is refused as JSON: {error}"))?;
+        strict::check(value).map_err(|error| format!("is refused as JSON: {}", bounded(error)))?;
         if value.trim_ascii_start().first() != Some(&b'{') {
             return Err("is no JSON object".into());
         }
@@ -140,6 +141,13 @@ mod tests {
             let error = read(value).unwrap_err();
             assert!(error.contains(reason) && !error.contains("secret"), "{value}: {error}");
         }
+    }
+
+    #[test]
+    fn a_key_that_comes_twice_is_named_however_long_it_is() {
+        let key = "k".repeat(1_000_000);
+        let error = read(&format!(r#"{{"{key}":1,"{key}":2}}"#)).unwrap_err();
+        assert!(error.contains("comes twice") && error.len() < 1_000, "{} bytes", error.len());
     }
 
     #[test]

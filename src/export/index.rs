@@ -110,7 +110,10 @@ impl Index {
         let identifiers = &filter.identifiers;
         let remove = |bucket: &mut Bucket| {
             let bucket = Arc::make_mut(bucket);
-            bucket.retain(|found| found.order != filter.order);
+            // In order, and there may be many: to look at each would cost more than to move those behind.
+            if let Ok(place) = bucket.binary_search_by_key(&filter.order, |found| found.order) {
+                bucket.remove(place);
+            }
             !bucket.is_empty()
         };
         if identifiers.is_empty() {

@@ -172,3 +172,26 @@ fn values_that_read_the_same_together_are_told_apart() {
     let message = json!({"a": 12, "b": "3"});
     assert_eq!(found(&filters, "t", message.as_object().unwrap()), [["other"]]);
 }
+
+/// To look at all filters with the same identifiers for each that is deleted takes far longer.
+#[test]
+fn many_filters_alike_are_deleted_in_time() {
+    const COUNT: usize = 60_000;
+    let mut filters = Filters::default();
+    let model = |number: usize| Model {
+        id: number.to_string(),
+        source: "t".into(),
+        identifiers: BTreeMap::from([("k", json!("v"))]),
+        mapping: 0,
+    };
+    (0..COUNT).for_each(|number| assert!(filters.put(&model(number).json()).is_ok()));
+    let message = json!({"k": "v"}).as_object().unwrap().clone();
+    let begin = std::time::Instant::now();
+    (0..COUNT)
+        .filter(|number| number % 1_000 != 1)
+        .rev()
+        .for_each(|number| assert!(filters.delete(&number.to_string())));
+    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    let left: Vec<_> = (0..COUNT).filter(|number| number % 1_000 == 1).map(|number| number.to_string()).collect();
+    assert_eq!(found(&filters, "t", &message), [left]);
+}
