@@ -134,6 +134,14 @@ impl Filters {
         groups
     }
 
+    /// The ids that others do not have, sorted.
+    pub(super) fn ids_beyond(&self, others: &Self) -> Vec<&str> {
+        let mut ids: Vec<_> = self.by_id.iter().map(|(id, _)| &**id).collect();
+        ids.retain(|id| others.by_id.get(*id).is_none());
+        ids.sort_unstable();
+        ids
+    }
+
     /// Whether nothing is left of filters that were deleted.
     #[cfg(test)]
     pub(super) fn holds_nothing(&self) -> bool {

@@ -58,21 +58,22 @@ impl FilterClientBuilder {
     ///
     /// In sync means that what stood in the topic at the start has been read: each partition was read to its end, or
     /// brought a message that was made since. Where no message comes for `delay`, 30 seconds unless set, and that is
-    /// not known yet, it counts as in sync all the same.
+    /// not known yet, it counts as in sync all the same; that counts from the brokers' first answer.
     pub fn on_sync(mut self, delay: Duration, call: impl FnMut(bool) + Send + 'static) -> Self {
         self.delay = delay;
         self.callbacks.on_sync = Some(Box::new(call));
         self
     }
 
-    /// Calls with the id of each filter that was put, once it is in force.
+    /// Calls with the id of each filter that was put, once it is in force. Where the topic was made anew, with all that are
+    /// in the new one.
     pub fn on_put(mut self, call: impl FnMut(&str) + Send + 'static) -> Self {
         self.callbacks.on_put = Some(Box::new(call));
         self
     }
 
-    /// Calls with the id of each filter that was deleted, once it is no longer in force; also where there was none with
-    /// this id.
+    /// Calls with the id of each filter that was deleted, once it is no longer in force; also where a message deletes an
+    /// id that there is not. Where the topic was made anew, with those that are not in the new one.
     pub fn on_delete(mut self, call: impl FnMut(&str) + Send + 'static) -> Self {
         self.callbacks.on_delete = Some(Box::new(call));
         self

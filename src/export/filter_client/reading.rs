@@ -46,6 +46,8 @@ pub(super) struct Reading {
 pub(super) struct News {
     /// None: the filters are those of before.
     pub(super) filters: Option<Filters>,
+    /// Whether they come from another log than those of before, whose deletes it does not have.
+    pub(super) is_anew: bool,
     pub(super) changes: Vec<Changed>,
 }
 
@@ -192,8 +194,10 @@ impl Reading {
         if self.is_rebuilding && !now && !self.is_caught_up() {
             return None;
         }
-        let is_new = std::mem::take(&mut self.has_changed) | std::mem::take(&mut self.is_rebuilding);
-        let news = News { filters: is_new.then(|| self.filters.clone()), changes: std::mem::take(&mut self.changes) };
+        let is_anew = std::mem::take(&mut self.is_rebuilding);
+        let is_new = std::mem::take(&mut self.has_changed) | is_anew;
+        let filters = is_new.then(|| self.filters.clone());
+        let news = News { filters, is_anew, changes: std::mem::take(&mut self.changes) };
         (is_new || !news.changes.is_empty()).then_some(news)
     }
 

@@ -340,8 +340,13 @@ impl Work {
         if self.shared.status().skipped != self.reading.skipped() {
             self.shared.status().skipped = self.reading.skipped();
         }
-        let Some(News { filters, changes }) = self.reading.news(now) else { return Ok(()) };
+        let Some(News { filters, is_anew, mut changes }) = self.reading.news(now) else { return Ok(()) };
         if let Some(filters) = filters {
+            if is_anew {
+                let before = self.shared.filters.load();
+                let gone = before.ids_beyond(&filters).into_iter().map(|id| Changed::Deleted(id.to_owned()));
+                changes.splice(0..0, gone);
+            }
             let sources = self.is_in_sync.then(|| filters.sources());
             self.shared.filters.store(Arc::new(filters));
             self.shared.status().last_update = Some(Utc::now());
