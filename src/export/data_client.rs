@@ -59,7 +59,7 @@ use crate::export::source::Source;
 /// second; partitions of topics that stay are kept, except in groups with an eager strategy. A topic that does not exist
 /// yet is read once it does; one that is named again goes on where it was left. What is still read of a topic that no
 /// filter names any more has no result. If the filter client ends by an error, calls answer with it; if it was stopped, the filters
-/// stay as they are.
+/// stay as they are; where that was before they were in sync, calls answer with an error, too.
 ///
 /// # End
 /// [`DataClient::close`] says what went wrong; dropping does the same within 5 seconds, and logs.

@@ -12,6 +12,8 @@ use crate::support::exports::{FilterTopic, PATIENCE, numbers, produce_json};
 use crate::support::{
     TestTopic, Worker, committed, emit, envelope, eventually, group, keep_logs, logged, produce_raw, produce_raw_batch,
     shared_broker,
+    TestTopic, Worker, committed, emit, envelope, eventually, group, produce_raw, produce_raw_batch, shared_broker,
+    unique,
 };
 
 const KILLED: &str = "export_data::a_client";
@@ -31,6 +33,18 @@ fn await_committed(group: &str, topic: &str, offset: i64) {
     eventually(PATIENCE, "the offset is committed", || {
         (committed(shared_broker(), group, topic, 0) == Some(offset)).then_some(())
     });
+}
+
+/// A filter client that was stopped before it knew its filters leaves nothing to wait for.
+#[test]
+fn a_filter_client_that_is_stopped_before_it_is_in_sync_is_an_error() {
+    let filters = FilterClient::builder(&unique("missing"), shared_broker()).start().unwrap();
+    let mut data = client(&group(), &filters);
+    assert!(data.get_exports(Duration::from_millis(100)).unwrap().is_none());
+    filters.stop();
+    filters.join();
+    let error = data.get_exports(PATIENCE).unwrap_err();
+    assert!(matches!(&error, Error::Closed(reason) if reason.contains("before it was in sync")), "{error}");
 }
 
 /// Whatever a record is, it is accounted for: results, records that nothing matches, and errors stand side by side.

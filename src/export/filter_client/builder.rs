@@ -93,7 +93,7 @@ impl FilterClientBuilder {
     }
 
     /// librdkafka properties over the defaults, the properties file and the environment. Any map or list of pairs; of
-    /// several calls the later wins.
+    /// several calls the later wins. `auto.offset.reset` is `earliest` whatever they say.
     pub fn config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         self.settings = self.settings.map(entries);
         self

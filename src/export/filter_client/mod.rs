@@ -148,9 +148,12 @@ impl Following {
         self.registration = Some(Registration::new(&self.handle.shared, Box::new(call)));
     }
 
-    /// Why the client ended, where it ended by an error.
+    /// Why the client ended, where it ended by an error, or before there was anything to follow.
     pub(super) fn failure(&self) -> Option<Error> {
-        self.handle.shared.status().failure.clone().map(Error::Closed)
+        let status = self.handle.shared.status();
+        let is_early = status.has_ended && !status.is_in_sync;
+        let early = || is_early.then(|| "the filter client was stopped before it was in sync".to_owned());
+        status.failure.clone().or_else(early).map(Error::Closed)
     }
 }
 
