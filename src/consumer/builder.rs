@@ -200,7 +200,8 @@ impl ConsumerBuilder {
         }
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
         let settings = settings.resolve(&managed)?;
-        hidden = hidden.filter(|ours| settings.get("topic.blacklist") == Some(&*ours.pattern()));
+        // Who says otherwise of a pattern means it. What is subscribed to by name is looked at by itself.
+        hidden = hidden.filter(|ours| self.topics_change || settings.get("topic.blacklist") == Some(&*ours.pattern()));
         if hidden.is_some() {
             let is_hidden = |topic: &&String| topic.trim_end_matches('$').ends_with(dead_letters::SUFFIX);
             if let Some(topic) = self.topics.iter().find(is_hidden) {

@@ -76,8 +76,7 @@ impl Form {
 pub struct Exports {
     /// All records that were read, in order, whether a filter matched or not.
     pub records: Vec<Ref>,
-    /// The results, in the order of their records: none, one or several of each. So their own index is not what a
-    /// [`HandlerError::at`] counts; [`Exports::each`] says which is.
+    /// The results, in the order of their records: none, one or several of each.
     pub results: Vec<Export>,
     /// Records that are not JSON, or no envelopes where these are expected: [`Error::Undecodable`].
     pub errors: Vec<Error>,
@@ -120,15 +119,16 @@ impl Exports {
         self.by_export_id().into_iter().filter_map(|(id, data)| Some((id, *data.last()?))).collect()
     }
 
-    /// Calls `handle` with each result until one fails. The error then carries the index of the result's record, so that
-    /// an [`ExportWorker`](super::ExportWorker) commits what stands before that.
+    /// Calls `handle` with each result until one fails. The error then carries the result's index, so that an
+    /// [`ExportWorker`](super::ExportWorker) commits the records before that of the result.
     ///
     /// # Errors
     /// The first error of `handle`, as [`HandlerError::at`].
     pub fn each(&self, mut handle: impl FnMut(&Export) -> Result<(), HandlerError>) -> Result<(), HandlerError> {
         self.results
             .iter()
-            .try_for_each(|export| handle(export).map_err(|error| HandlerError::at(export.record, error)))
+            .enumerate()
+            .try_for_each(|(index, export)| handle(export).map_err(|error| HandlerError::at(index, error)))
     }
 
     /// Adds what the filters make of a record. No value: a tombstone.

@@ -32,8 +32,8 @@ use crate::message::arena::Arena;
 ///
 /// # Contract
 /// That of [`Consumer`](crate::Consumer), which reads the records and to which
-/// [`ExportWorkerBuilder::consumer`] gives its policies. A [`HandlerError::at`] counts in [`Exports::records`], which
-/// [`Exports::each`] minds. A record that cannot be read goes where
+/// [`ExportWorkerBuilder::consumer`] gives its policies. The index of a [`HandlerError::at`] is one of
+/// [`Exports::results`]: the records before that of the result are done. A record that cannot be read goes where
 /// [`on_undecodable`](crate::ConsumerBuilder::on_undecodable) says, and [`Exports::errors`] is empty. A batch without a
 /// result is done without a call of the handler, and a record without one is never given up for a failure of its batch.
 /// A batch that is handed over again is seen through the filters of that moment.
@@ -112,7 +112,7 @@ impl Portion for Exports {
 
     /// Every record handed over is among the records.
     fn records_before(&self, index: usize) -> Option<usize> {
-        (index < self.records.len()).then_some(index)
+        self.results.get(index).map(|export| export.record)
     }
 
     /// Records without a result are nothing that the handler could fail on.

@@ -46,6 +46,22 @@ fn a_failed_commit_is_sent_again() {
     }
 }
 
+/// A topic that the broker goes on not to know was deleted: nobody can commit what was handled of it, and nothing waits
+/// for that.
+#[test]
+fn what_cannot_be_committed_any_more_holds_nothing_back() {
+    let broker = broker_with(3);
+    broker.fail_next(ApiKey::OffsetCommit, [ErrorCode::UnknownTopicOrPartition; 20]).unwrap();
+    let mut consumer = consumer(broker.bootstrap_servers(), "g", "t").batch_size(1).build().unwrap();
+    let mut process = || consumer.process(|_: &Batch<u64>| Ok(())).unwrap().unwrap().committed;
+    assert!(!process(), "it is told");
+    assert!(!process());
+    // The broker knows it again, and all that was handled is committed with the next.
+    broker.clear_failures(ApiKey::OffsetCommit).unwrap();
+    assert!(process());
+    assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(3));
+}
+
 /// A commit that stays unanswered past its deadline is an error of `process`, which returns; the batch is not handed
 /// over again, the late answer is taken for what it is, and the next commit covers both.
 #[test]

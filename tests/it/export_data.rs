@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 use crate::support::exports::{FilterTopic, PATIENCE, numbers, produce_json};
 use crate::support::{
     TestTopic, Worker, committed, emit, envelope, eventually, group, keep_logs, logged, produce_raw, produce_raw_batch,
-    shared_broker,
-    TestTopic, Worker, committed, emit, envelope, eventually, group, produce_raw, produce_raw_batch, shared_broker,
-    unique,
+    shared_broker, unique,
 };
 
 const KILLED: &str = "export_data::a_client";

@@ -13,6 +13,10 @@ use crate::native::{self, CommitReply};
 const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
+/// A partition that the broker does not know at more commits in a row than these is gone: its topic was deleted.
+/// librdkafka has tried each for seconds by then, so the broker is not merely behind.
+const GONE_AFTER: u32 = 1;
+
 impl Fetch {
     /// Commits everything that is completed and waits for the answers, but not beyond the deadline.
     pub(super) fn confirm(&mut self, deadline: Instant) -> Result<()> {
@@ -71,15 +75,20 @@ impl Fetch {
             own.is_none_or(|(_, _, error)| error.is_some())
         };
         let error = reply.error.or_else(|| reply.partitions.iter().find_map(|(_, _, error)| *error));
+        // What nobody can commit must not hold back what was handled of other topics. The ledger keeps it, so that a
+        // revocation, or the topic made anew, has its say.
+        let mut errors = reply.partitions.iter().filter_map(|(.., error)| *error).chain(reply.error);
+        let is_gone = self.commit_failures >= GONE_AFTER && errors.all(|code| code == Code::UnknownTopicOrPartition);
         let known = {
             let mut state = self.link.lock();
             // Where the whole commit failed, what it says of single partitions is not to be relied on.
             let known = state
                 .ledger
                 .answered(reply.sequence, |name| reply.error.is_none() && !failed(&name.topic, name.partition));
-            if known && error.is_none() {
+            if known && (error.is_none() || is_gone) {
                 state.confirmed = state.sent;
                 state.commit_error = None;
+                state.unconfirmed_losses += u64::from(error.is_some());
             }
             known
         };
