@@ -48,9 +48,19 @@ impl Filters {
     /// # Errors
     /// [`Error::Filter`](crate::Error::Filter) names the filter and the field that breaks a rule; nothing is changed then.
     pub fn put(&mut self, filter: &str) -> Result<String> {
+        self.put_over(filter, |_, _| false).map(|(id, _)| id)
+    }
+
+    /// The same, but a filter that is held gives way where `is_over` says so of its id and of its place in the order of
+    /// all puts. With the id comes whether one did.
+    pub(super) fn put_over(&mut self, filter: &str, is_over: impl FnOnce(&str, u64) -> bool) -> Result<(String, bool)> {
         let Definition { id, source, identifiers, mapping, args } = Definition::parse(filter)?;
-        if self.by_id.get(&*id).is_some() {
+        let held = self.by_id.get(&*id).map(|held| held.order);
+        if held.is_some_and(|order| !is_over(&id, order)) {
             return Err(refused(&id, "id", "is held already: delete that filter first"));
+        }
+        if held.is_some() {
+            self.delete(&id);
         }
         let source: Arc<str> = source.into();
         let source = self.sources.get_key_value(&source).map_or(source.clone(), |(known, _)| known.clone());
@@ -69,7 +79,12 @@ impl Filters {
         });
         self.by_id.entry(&filter.id, || Arc::clone(&filter));
         self.index.insert(filter);
-        Ok(id)
+        Ok((id, held.is_some()))
+    }
+
+    /// The place of the last put in the order of all.
+    pub(super) fn order(&self) -> u64 {
+        self.order
     }
 
     /// Takes a filter away. False: there was none with this id.

@@ -64,9 +64,8 @@
 //!
 //! - `id`: any text, unlike that of any other filter that is held. To change a filter, delete it first:
 //!   `{"method": "delete", "payload": {"id": "tank-levels"}, "timestamp": …}`. A record without a value whose key is the
-//!   id does the same, so a filter topic can be compacted. Compaction may take a delete away whose filter was put again:
-//!   a client that had fallen that far behind keeps the filter of before, and counts the new one as
-//!   [skipped](FilterClient::skipped). A topic's `min.compaction.lag.ms` is how far it may fall behind.
+//!   id does the same, so a filter topic can be compacted. Where compaction took a delete away, because its filter was
+//!   put again, that put replaces the filter which is held.
 //! - `source`: the topic that the messages are on.
 //! - `identifiers`: keys that a message must have at its top, each with the value that it must have, or without one. Of
 //!   the key sets that filters have, a message belongs to the largest of which it has all keys; of equally large ones to

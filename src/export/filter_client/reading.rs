@@ -20,6 +20,8 @@ struct Lane {
     next_offset: Option<i64>,
     /// Whether what stood in it when reading began was read.
     is_caught_up: bool,
+    /// The last put before the log was found to lack offsets, by its place in the order of all puts.
+    last_before_gap: u64,
 }
 
 /// The filters as far as they were read.
@@ -105,18 +107,11 @@ impl Reading {
         if !self.reach(partition, offset, offset.saturating_add(1)) {
             return;
         }
-        let change = match value {
-            Some(value) => self.message(partition, value),
-            None => self.tombstone(key),
-        };
-        match change {
-            Ok(Some(changed)) => self.changes.push(changed),
-            Ok(None) => {}
-            Err(reason) => {
-                self.skipped += 1;
-                let record = Ref { key: key.map(excerpt), ..Ref::new(&*self.topic, partition, offset) };
-                log::warn!("filter message {record} {reason}: it is skipped");
-            }
+        let Some(value) = value else { return self.tombstone(key) };
+        if let Err(reason) = self.message(partition, key, value) {
+            self.skipped += 1;
+            let record = Ref { key: key.map(excerpt), ..Ref::new(&*self.topic, partition, offset) };
+            log::warn!("filter message {record} {reason}: it is skipped");
         }
     }
 
@@ -131,7 +126,7 @@ impl Reading {
 
     /// Notes how far the partition was read. False: nothing of this counts.
     fn reach(&mut self, partition: i32, offset: i64, next_offset: i64) -> bool {
-        let is_void = self.is_void;
+        let (is_void, last_put) = (self.is_void, self.filters.order());
         let Some(lane) = self.lane(partition) else { return false };
         match lane.next_offset {
             _ if is_void => return false,
@@ -144,7 +139,13 @@ impl Reading {
                 self.is_void = true;
                 return false;
             }
-            _ => lane.next_offset = Some(next_offset),
+            expected => {
+                // Up to a partition's end only markers of transactions are left out.
+                if next_offset > offset && expected.is_some_and(|expected| offset > expected) {
+                    lane.last_before_gap = last_put;
+                }
+                lane.next_offset = Some(next_offset);
+            }
         }
         true
     }
@@ -153,35 +154,43 @@ impl Reading {
         usize::try_from(partition).ok().and_then(|partition| self.lanes.get_mut(partition))
     }
 
-    /// What a message changed, or why it is bad. It shows nothing of the payload but what names its fault.
-    fn message(&mut self, partition: i32, value: &[u8]) -> Result<Option<Changed>, String> {
+    /// Does what a message says, or tells why it is bad: with nothing of the payload but what names its fault.
+    fn message(&mut self, partition: i32, key: Option<&[u8]>, value: &[u8]) -> Result<(), String> {
         let message = FilterMessage::read(value, self.format.as_ref())?;
-        let changed = match message.change {
+        match message.change {
             Change::Put(filter) => {
-                let id = self.filters.put(filter).map_err(|error| format!("is refused: {error}"))?;
+                // Compaction takes a delete away once its filter was put again, where the key is the id: where the log
+                // lacks offsets since the filter was put, one may have stood there.
+                let last_before_gap = self.lane(partition).map_or(0, |lane| lane.last_before_gap);
+                let is_over = |id: &str, order| order <= last_before_gap && key == Some(id.as_bytes());
+                let put = self.filters.put_over(filter, is_over);
+                let (id, is_over) = put.map_err(|error| format!("is refused: {error}"))?;
                 self.has_changed = true;
-                Changed::Put(id)
+                if is_over {
+                    self.changes.push(Changed::Deleted(id.clone()));
+                }
+                self.changes.push(Changed::Put(id));
             }
             Change::Delete(id) => {
                 self.has_changed |= self.filters.delete(&id);
-                Changed::Deleted(id.into_owned())
+                self.changes.push(Changed::Deleted(id.into_owned()));
             }
-        };
+        }
         if message.timestamp >= self.since {
             if let Some(lane) = self.lane(partition) {
                 lane.is_caught_up = true;
             }
         }
-        Ok(Some(changed))
+        Ok(())
     }
 
     /// What compaction leaves of a filter that was deleted, where the key is the filter's id.
-    fn tombstone(&mut self, key: Option<&[u8]>) -> Result<Option<Changed>, String> {
+    fn tombstone(&mut self, key: Option<&[u8]>) {
         let id = key.and_then(|key| std::str::from_utf8(key).ok());
-        Ok(id.filter(|id| self.filters.delete(id)).map(|id| {
+        if let Some(id) = id.filter(|id| self.filters.delete(id)) {
             self.has_changed = true;
-            Changed::Deleted(id.to_owned())
-        }))
+            self.changes.push(Changed::Deleted(id.to_owned()));
+        }
     }
 
     /// Whether all that stood in the topic when reading began was read.
@@ -282,6 +291,28 @@ mod tests {
         reading.record(0, 4, Some(b"a"), None);
         assert_eq!(changes(&mut reading), [Changed::Deleted("a".into())]);
         assert_eq!(reading.skipped(), 0);
+    }
+
+    /// Where the log lacks offsets, compaction may have taken the delete away.
+    #[test]
+    fn a_filter_gives_way_to_the_next_of_its_key_behind_a_gap() {
+        let mut reading = reading(1);
+        reading.record(0, 0, Some(b"a"), Some(&put("a", 1.0)));
+        reading.record(0, 1, Some(b"a"), Some(&put("a", 1.0)));
+        assert_eq!(reading.skipped(), 1, "there was no delete between");
+        reading.record(0, 5, Some(b"b"), Some(&put("b", 1.0)));
+        reading.record(0, 6, Some(b"other"), Some(&put("a", 1.0)));
+        assert_eq!(reading.skipped(), 2, "of another key compaction takes nothing away");
+        reading.record(0, 7, Some(b"a"), Some(&put("a", 1.0)));
+        reading.record(0, 8, Some(b"a"), Some(&put("a", 1.0)));
+        assert_eq!(reading.skipped(), 3, "since it was put again there is no gap");
+        // The marker of a transaction.
+        reading.end(0, 10);
+        reading.record(0, 10, Some(b"a"), Some(&put("a", 1.0)));
+        assert_eq!(reading.skipped(), 4);
+        let (put, deleted) = (|id: &str| Changed::Put(id.into()), |id: &str| Changed::Deleted(id.into()));
+        assert_eq!(changes(&mut reading), [put("a"), put("b"), deleted("a"), put("a")]);
+        assert_eq!(reading.filters.len(), 2);
     }
 
     #[test]
