@@ -24,6 +24,8 @@ pub(super) struct Index {
     /// Each key set stands under one of its keys: that under which the fewest stand. So a message with a key that many
     /// key sets share is not compared with all of them.
     key_sets: SharedMap<Key, Arc<Vec<Arc<KeySet>>>>,
+    /// How many key sets have each key: they share its text.
+    keys: SharedMap<Key, usize>,
     /// Key sets so far.
     registered: u64,
 }
@@ -120,7 +122,8 @@ impl Index {
             return self.by_source.update(&filter.source, remove);
         }
         let Some(under) = self.stands_under(identifiers) else { return };
-        self.key_sets.update(&under, |sets| {
+        let Self { key_sets, keys, .. } = self;
+        key_sets.update(&under, |sets| {
             let sets = Arc::make_mut(sets);
             sets.retain_mut(|set| {
                 if !set.has_keys(identifiers) {
@@ -133,6 +136,14 @@ impl Index {
                     }
                     !pattern.filters.is_empty()
                 });
+                if set.patterns.is_empty() {
+                    set.keys.iter().for_each(|key| {
+                        keys.update(key, |sets| {
+                            *sets -= 1;
+                            *sets > 0
+                        });
+                    });
+                }
                 !set.patterns.is_empty()
             });
             !sets.is_empty()
@@ -153,9 +164,14 @@ impl Index {
             let keys = identifiers.iter().map(|identifier| &identifier.key);
             keys.min_by_key(|key| others(key)).cloned().unwrap_or_default()
         });
-        let sets = Arc::make_mut(self.key_sets.entry(&under, Arc::default));
+        let Self { key_sets, keys, .. } = self;
+        let sets = Arc::make_mut(key_sets.entry(&under, Arc::default));
         let place = sets.iter().position(|set| set.has_keys(identifiers)).unwrap_or_else(|| {
-            let keys = identifiers.iter().map(|identifier| identifier.key.clone()).collect();
+            let mut shared = |key: &Key| {
+                *keys.entry(key, || 0) += 1;
+                keys.get_key_value(key).map_or(key, |(shared, _)| shared).clone()
+            };
+            let keys = identifiers.iter().map(|identifier| shared(&identifier.key)).collect();
             self.registered += 1;
             push(sets, Arc::new(KeySet { keys, registered: self.registered, patterns: Vec::new() }));
             sets.len() - 1
@@ -165,7 +181,7 @@ impl Index {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.by_source.is_empty() && self.key_sets.is_empty()
+        self.by_source.is_empty() && self.key_sets.is_empty() && self.keys.is_empty()
     }
 
     /// The filters that match a message from this topic, in the order in which they came.

@@ -12,15 +12,16 @@ const ENTRIES: usize = 16;
 /// See the module's own words.
 #[derive(Clone, Debug)]
 pub(super) struct SharedMap<K, V> {
-    /// A power of two of them; an entry's hash says in which it stands.
-    shards: Vec<Arc<HashMap<K, V>>>,
+    /// With the others a power of two of shards; an entry's hash says in which it stands. Most maps have this one alone.
+    first: Arc<HashMap<K, V>>,
+    others: Vec<Arc<HashMap<K, V>>>,
     hasher: RandomState,
     len: usize,
 }
 
 impl<K, V> Default for SharedMap<K, V> {
     fn default() -> Self {
-        Self { shards: vec![Arc::default()], hasher: RandomState::new(), len: 0 }
+        Self { first: Arc::default(), others: Vec::new(), hasher: RandomState::new(), len: 0 }
     }
 }
 
@@ -34,33 +35,33 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.shards.iter().flat_map(|shard| shard.iter())
+        self.shards().flat_map(|shard| shard.iter())
     }
 
     pub(super) fn get_key_value<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
     where
         K: Borrow<Q>,
     {
-        self.shards[self.shard(key)].get_key_value(key)
+        self.shard(self.place(key)).get_key_value(key)
     }
 
     pub(super) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
     {
-        self.shards[self.shard(key)].get(key)
+        self.shard(self.place(key)).get(key)
     }
 
     /// The value of a key, to be changed. Made where there is none.
     pub(super) fn entry(&mut self, key: &K, make: impl FnOnce() -> V) -> &mut V {
-        if !self.shards[self.shard(key)].contains_key(key) {
+        if !self.shard(self.place(key)).contains_key(key) {
             self.len += 1;
-            if self.len > ENTRIES * self.shards.len() * self.shards.len() {
+            if self.len > ENTRIES * self.count() * self.count() {
                 self.grow();
             }
         }
-        let index = self.shard(key);
-        Arc::make_mut(&mut self.shards[index]).entry(key.clone()).or_insert_with(make)
+        let place = self.place(key);
+        self.shard_mut(place).entry(key.clone()).or_insert_with(make)
     }
 
     /// Changes the value of a key that is there. `change` says whether the entry stays.
@@ -68,32 +69,50 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        let index = self.shard(key);
-        if !self.shards[index].contains_key(key) {
+        let place = self.place(key);
+        if !self.shard(place).contains_key(key) {
             return;
         }
-        let shard = Arc::make_mut(&mut self.shards[index]);
+        let shard = self.shard_mut(place);
         if !shard.get_mut(key).is_some_and(change) {
             shard.remove(key);
             self.len -= 1;
         }
     }
 
-    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        match self.shards.len() {
+    fn count(&self) -> usize {
+        1 + self.others.len()
+    }
+
+    /// In which shard a key stands.
+    fn place<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
+        match self.count() {
             1 => 0,
             // The low bits: the shard's own table hashes with a state of its own.
             shards => self.hasher.hash_one(key) as usize & (shards - 1),
         }
     }
 
+    fn shards(&self) -> impl Iterator<Item = &Arc<HashMap<K, V>>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn shard(&self, place: usize) -> &HashMap<K, V> {
+        place.checked_sub(1).map_or(&self.first, |other| &self.others[other])
+    }
+
+    fn shard_mut(&mut self, place: usize) -> &mut HashMap<K, V> {
+        Arc::make_mut(place.checked_sub(1).map_or(&mut self.first, |other| &mut self.others[other]))
+    }
+
     fn grow(&mut self) {
-        let more = self.shards.len() * 2;
-        let old = std::mem::replace(&mut self.shards, (0..more).map(|_| Arc::default()).collect());
-        for shard in old {
+        let more = self.count() * 2;
+        let first = std::mem::take(&mut self.first);
+        let others = std::mem::replace(&mut self.others, (1..more).map(|_| Arc::default()).collect());
+        for shard in std::iter::once(first).chain(others) {
             for (key, value) in Arc::unwrap_or_clone(shard) {
-                let index = self.shard(&key);
-                Arc::make_mut(&mut self.shards[index]).insert(key, value);
+                let place = self.place(&key);
+                self.shard_mut(place).insert(key, value);
             }
         }
     }
@@ -109,7 +128,7 @@ mod tests {
         for number in 0..5_000u32 {
             *map.entry(&number, || 0) = number;
         }
-        assert!(map.shards.len() > 8 && map.len() == 5_000);
+        assert!(map.count() > 8 && map.len() == 5_000);
         let before = map.clone();
         for number in (0..5_000).step_by(2) {
             map.update(&number, |value| {
@@ -132,7 +151,7 @@ mod tests {
         }
         let before = map.clone();
         *map.entry(&1, || 0) = 7;
-        let copied = map.shards.iter().zip(&before.shards).filter(|(one, other)| !Arc::ptr_eq(one, other)).count();
+        let copied = map.shards().zip(before.shards()).filter(|(one, other)| !Arc::ptr_eq(one, other)).count();
         assert_eq!(copied, 1);
     }
 }
