@@ -63,7 +63,7 @@ impl Consumer {
             }
         };
         // What was given up is committed without a transaction.
-        first_of(outcome, self.confirm())?;
+        first_of(outcome, self.confirm(true))?;
         Ok(self.desk.summary)
     }
 

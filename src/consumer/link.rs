@@ -227,6 +227,8 @@ pub(super) struct State {
     pub(super) handled: u64,
     pub(super) sent: u64,
     pub(super) confirmed: u64,
+    /// Some of what counts as confirmed is not committed: of partitions that the broker does not know.
+    pub(super) is_left_out: bool,
     /// How often a partition went away with handled records whose commit was not confirmed.
     pub(super) unconfirmed_losses: u64,
     /// What the broker answered to the last commit that failed.
@@ -286,9 +288,10 @@ impl State {
         self.handled - self.confirmed
     }
 
-    /// Whether everything handled is committed, or is no longer ours to commit.
-    pub(super) fn confirm_by(&self, deadline: Instant) -> Look<Result<()>> {
-        if self.unconfirmed() == 0 {
+    /// Whether everything handled is committed, or is no longer ours to commit. What the broker does not know holds
+    /// nothing back, but where this `is_last` it is missed.
+    pub(super) fn confirm_by(&self, deadline: Instant, is_last: bool) -> Look<Result<()>> {
+        if self.unconfirmed() == 0 && !(is_last && self.is_left_out) {
             return Look::Done(Ok(()));
         }
         if self.ended {

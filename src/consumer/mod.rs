@@ -319,7 +319,7 @@ impl Consumer {
         self.desk.summary = Summary::default();
         let handled = self.handle(attempt);
         // Also of the part that is done of a batch that failed.
-        let confirmed = self.confirm();
+        let confirmed = self.confirm(false);
         if !first_of(handled, confirmed)? {
             return Ok(None);
         }
@@ -341,13 +341,13 @@ impl Consumer {
                 Err(error) => Err(error),
             };
             match handled {
-                Ok(true) if self.desk.confirms_each_batch() => self.confirm()?,
+                Ok(true) if self.desk.confirms_each_batch() => self.confirm(false)?,
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
-        first_of(outcome, self.confirm())?;
+        first_of(outcome, self.confirm(true))?;
         Ok(self.desk.summary)
     }
 
@@ -399,9 +399,9 @@ impl Consumer {
     }
 
     /// Waits until everything handled is committed, or is no longer ours to commit.
-    fn confirm(&self) -> Result<()> {
+    fn confirm(&self, is_last: bool) -> Result<()> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
-        self.link.wait_for(|state| state.confirm_by(deadline))
+        self.link.wait_for(|state| state.confirm_by(deadline, is_last))
     }
 
     fn end(&mut self, timeout: Duration) -> Result<()> {

@@ -78,14 +78,14 @@ impl Consumer {
                 Err(error) => Err(error),
             };
             match handled {
-                Ok(true) if self.desk.confirms_each_batch() => self.confirm_async().await?,
+                Ok(true) if self.desk.confirms_each_batch() => self.confirm_async(false).await?,
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             }
             yield_now().await;
         };
-        first_of(outcome, self.confirm_async().await)?;
+        first_of(outcome, self.confirm_async(true).await)?;
         Ok(self.desk.summary)
     }
 
@@ -148,9 +148,9 @@ impl Consumer {
         }
     }
 
-    async fn confirm_async(&mut self) -> Result<()> {
+    async fn confirm_async(&mut self, is_last: bool) -> Result<()> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
-        self.link.wait_for_async(|state| state.confirm_by(deadline)).await
+        self.link.wait_for_async(|state| state.confirm_by(deadline, is_last)).await
     }
 }
 

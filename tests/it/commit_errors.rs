@@ -62,6 +62,34 @@ fn what_cannot_be_committed_any_more_holds_nothing_back() {
     assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(3));
 }
 
+/// A broker that does not know a topic for a moment is asked again before `run` says that all is committed.
+#[test]
+fn a_run_does_not_end_before_what_a_broker_did_not_know_is_committed() {
+    let broker = broker_with(1);
+    let mut codes = vec![ErrorCode::OffsetMetadataTooLarge];
+    codes.extend([ErrorCode::UnknownTopicOrPartition; 3]);
+    broker.fail_next(ApiKey::OffsetCommit, codes).unwrap();
+    let mut consumer = consumer(broker.bootstrap_servers(), "g", "t").build().unwrap();
+    let stopper = consumer.stopper();
+    let run = consumer.run(|_: &Batch<u64>| {
+        stopper.stop();
+        Ok(())
+    });
+    assert_eq!(run.unwrap().records, 1);
+    assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(1));
+
+    // Nor does it claim so where that does not end.
+    let broker = broker_with(1);
+    broker.fail_next(ApiKey::OffsetCommit, [ErrorCode::UnknownTopicOrPartition; 100]).unwrap();
+    let mut consumer = self::consumer(broker.bootstrap_servers(), "g", "t").build().unwrap();
+    let stopper = consumer.stopper();
+    let run = consumer.run(|_: &Batch<u64>| {
+        stopper.stop();
+        Ok(())
+    });
+    assert!(matches!(run, Err(Error::NotCommitted { .. })), "{run:?}");
+}
+
 /// A commit that stays unanswered past its deadline is an error of `process`, which returns; the batch is not handed
 /// over again, the late answer is taken for what it is, and the next commit covers both.
 #[test]

@@ -13,9 +13,9 @@ use crate::native::{self, CommitReply};
 const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
-/// A partition that the broker does not know at more commits in a row than these is gone: its topic was deleted.
-/// librdkafka has tried each for seconds by then, so the broker is not merely behind.
-const GONE_AFTER: u32 = 1;
+/// Partitions that a broker has answered for so long, and nothing else, that it does not know are gone: their topic was
+/// deleted. Of some among others librdkafka does not ask again by itself, so a count of answers would say little.
+const GONE_AFTER: Duration = Duration::from_secs(1);
 
 impl Fetch {
     /// Commits everything that is completed and waits for the answers, but not beyond the deadline.
@@ -47,10 +47,14 @@ impl Fetch {
         self.commit_not_before = None;
         let mut state = self.link.lock();
         let Some(commit) = state.ledger.take_commit() else {
-            if state.ledger.in_flight().is_none() && state.confirmed < state.handled {
-                // What was handled needs no commit any more: its partitions went away.
-                state.confirmed = state.handled;
-                self.link.wake_caller();
+            if state.ledger.in_flight().is_none() {
+                self.unknown_since = None;
+                if state.confirmed < state.handled || state.is_left_out {
+                    // What was handled needs no commit any more: its partitions went away.
+                    state.confirmed = state.handled;
+                    state.is_left_out = false;
+                    self.link.wake_caller();
+                }
             }
             return;
         };
@@ -78,7 +82,8 @@ impl Fetch {
         // What nobody can commit must not hold back what was handled of other topics. The ledger keeps it, so that a
         // revocation, or the topic made anew, has its say.
         let mut errors = reply.partitions.iter().filter_map(|(.., error)| *error).chain(reply.error);
-        let is_gone = self.commit_failures >= GONE_AFTER && errors.all(|code| code == Code::UnknownTopicOrPartition);
+        let is_unknown = error.is_some() && errors.all(|code| code == Code::UnknownTopicOrPartition);
+        let is_gone = is_unknown && self.unknown_since.is_some_and(|since| since.elapsed() >= GONE_AFTER);
         let known = {
             let mut state = self.link.lock();
             // Where the whole commit failed, what it says of single partitions is not to be relied on.
@@ -88,15 +93,19 @@ impl Fetch {
             if known && (error.is_none() || is_gone) {
                 state.confirmed = state.sent;
                 state.commit_error = None;
-                state.unconfirmed_losses += u64::from(error.is_some());
+                state.is_left_out = is_gone;
+                state.unconfirmed_losses += u64::from(is_gone);
             }
             known
         };
         if !known {
             log::error!("an answer to commit {}, which is not in flight, is ignored", reply.sequence);
-        } else if error.is_none() {
-            self.commit_failures = 0;
-            self.commit_not_before = None;
+        } else {
+            self.unknown_since = if is_unknown { self.unknown_since.or_else(|| Some(Instant::now())) } else { None };
+            if error.is_none() {
+                self.commit_failures = 0;
+                self.commit_not_before = None;
+            }
         }
         if let Some(code) = error.filter(|_| known) {
             self.commit_failed(code);

@@ -83,6 +83,8 @@ pub(super) struct Fetch {
     left_paused: HashSet<PartitionId>,
     /// Commits that failed in a row, and when the next may be sent.
     commit_failures: u32,
+    /// Since when the broker answers that it does not know what is committed.
+    unknown_since: Option<Instant>,
     commit_not_before: Option<Instant>,
 }
 
@@ -103,6 +105,7 @@ impl Fetch {
             round_of_assignment: 0,
             left_paused: HashSet::new(),
             commit_failures: 0,
+            unknown_since: None,
             commit_not_before: None,
         }
     }
