@@ -360,7 +360,8 @@ impl HandlerError {
         Self { index: None, source: error.into() }
     }
 
-    /// An error at the record with this index in the batch: all records before it are done, and are committed.
+    /// An error at the record with this index in the batch: all records before it are done, and are committed. Where
+    /// the handler is one of exports, it is the index of a result, and the records before that of the result are done.
     ///
     /// An index that the batch does not have says nothing, so nothing is committed.
     pub fn at(index: usize, error: impl Into<HandlerError>) -> Self {

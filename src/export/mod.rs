@@ -65,7 +65,7 @@
 //! - `id`: any text, unlike that of any other filter that is held. To change a filter, delete it first:
 //!   `{"method": "delete", "payload": {"id": "tank-levels"}, "timestamp": …}`. A record without a value whose key is the
 //!   id does the same, so a filter topic can be compacted. Where compaction took a delete away, because its filter was
-//!   put again, that put replaces the filter which is held.
+//!   put again, that put replaces the filter which is held by a client that had read it before.
 //! - `source`: the topic that the messages are on.
 //! - `identifiers`: keys that a message must have at its top, each with the value that it must have, or without one. Of
 //!   the key sets that filters have, a message belongs to the largest of which it has all keys; of equally large ones to
