@@ -390,7 +390,7 @@ impl HandlerError {
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.index {
-            Some(index) => write!(f, "record {index} of the batch: {}", self.source),
+            Some(index) => write!(f, "index {index} of the batch: {}", self.source),
             None => self.source.fmt(f),
         }
     }
@@ -421,7 +421,7 @@ mod tests {
         let text: HandlerError = "nothing left".into();
         assert_eq!(text.to_string(), "nothing left");
         let outer = HandlerError::at(3, HandlerError::at(1, "inner"));
-        assert_eq!((outer.index(), outer.to_string().as_str()), (Some(3), "record 3 of the batch: inner"));
+        assert_eq!((outer.index(), outer.to_string().as_str()), (Some(3), "index 3 of the batch: inner"));
     }
 
     #[test]
