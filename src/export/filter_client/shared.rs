@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 
-use crate::consumer::Bell;
+use crate::consumer::{Bell, lock};
 use crate::export::filters::Filters;
 
 /// What a client has to say of itself.
@@ -125,11 +125,6 @@ impl Drop for Registration {
             index.map(|index| followers.calls.swap_remove(index))
         };
     }
-}
-
-/// A panic elsewhere must not stop the others: what these locks guard is whole between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
