@@ -48,6 +48,11 @@ impl<'a> Fields<'a> {
         let (found, value) = &self.fields[*self.sorted.get(after.checked_sub(1)?)?];
         (found.0 == key).then_some(value)
     }
+
+    /// A field that is there and not null.
+    pub(super) fn given(&self, key: &str) -> Option<&'a RawValue> {
+        self.get(key).filter(|value| value.get() != "null")
+    }
 }
 
 impl<'de> Deserialize<'de> for Fields<'de> {

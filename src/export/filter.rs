@@ -69,7 +69,7 @@ impl Definition {
         })?;
         let mapping = mapping(&fields, &id)?;
         let identifiers = identifiers(&fields, &id)?;
-        let args = given(&fields, "args").filter(|args| args.get().starts_with('{') || !is_nothing(args));
+        let args = fields.given("args").filter(|args| args.get().starts_with('{') || !is_nothing(args));
         if args.is_some_and(|args| !args.get().starts_with('{')) {
             return Err(refused(&id, "args", "is no object"));
         }
@@ -83,11 +83,6 @@ pub(super) fn refused(id: &str, field: impl AsRef<str>, reason: impl Into<String
     Error::Filter { id: shown(id), field: shown(field.as_ref()), reason: reason.into() }
 }
 
-/// A field that is there and not null.
-fn given<'a>(fields: &Fields<'a>, name: &str) -> Option<&'a RawValue> {
-    fields.get(name).filter(|value| value.get() != "null")
-}
-
 /// Whether a value is one that Python takes for none: the filters that are out there rely on it.
 fn is_nothing(value: &RawValue) -> bool {
     match value.get() {
@@ -99,14 +94,14 @@ fn is_nothing(value: &RawValue) -> bool {
 
 /// A text that has to be there.
 fn required(fields: &Fields<'_>, id: &str, name: &str) -> Result<String> {
-    let value = given(fields, name).ok_or_else(|| refused(id, name, "is missing"))?;
+    let value = fields.given(name).ok_or_else(|| refused(id, name, "is missing"))?;
     let text: String = serde_json::from_str(value.get()).map_err(|_| refused(id, name, "is no text"))?;
     if text.is_empty() { Err(refused(id, name, "is empty")) } else { Ok(text) }
 }
 
 fn mapping(fields: &Fields<'_>, id: &str) -> Result<Mapping> {
     let refuse = |reason: &str| refused(id, "mappings", reason);
-    let value = given(fields, "mappings").ok_or_else(|| refuse("is missing"))?;
+    let value = fields.given("mappings").ok_or_else(|| refuse("is missing"))?;
     let Ok(Some(mappings)) = Fields::of(value.get()) else { return Err(refuse("is no object")) };
     let entries = mappings.iter().map(|(target, path)| {
         let refuse = |reason: &str| refused(id, format!("mappings.{target}"), reason);
@@ -133,7 +128,7 @@ fn mapping(fields: &Fields<'_>, id: &str) -> Result<Mapping> {
 
 /// The identifiers, sorted by key; none where they are null.
 fn identifiers(fields: &Fields<'_>, id: &str) -> Result<Vec<Identifier>> {
-    let Some(value) = given(fields, "identifiers").filter(|value| !is_nothing(value)) else { return Ok(Vec::new()) };
+    let Some(value) = fields.given("identifiers").filter(|value| !is_nothing(value)) else { return Ok(Vec::new()) };
     let list: Vec<&RawValue> =
         serde_json::from_str(value.get()).map_err(|_| refused(id, "identifiers", "is no list"))?;
     let mut identifiers =

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
-
 use crate::envelope::bounded;
+use crate::export::fields::Fields;
 use crate::export::strict;
 use crate::export::timestamp::TimeFormat;
 
@@ -22,48 +20,26 @@ pub(super) enum Change<'a> {
     /// Adds a filter, whose JSON this is.
     Put(&'a str),
     /// Deletes the filter with this id.
-    Delete(Cow<'a, str>),
-}
-
-/// All fields as their texts: serde's own errors would show pieces of them.
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    method: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow)]
-    timestamp: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Deleted<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
+    Delete(String),
 }
 
 impl<'a> FilterMessage<'a> {
     /// Without a format only numbers are timestamps. An error is the rule that failed, and shows nothing of the payload.
     pub(super) fn read(value: &'a [u8], format: Option<&TimeFormat>) -> Result<Self, Cow<'static, str>> {
         strict::check(value).map_err(|error| format!("is refused as JSON: {}", bounded(error)))?;
-        if value.trim_ascii_start().first() != Some(&b'{') {
-            return Err("is no JSON object".into());
-        }
-        let fields: Fields = serde_json::from_slice(value)
-            .map_err(|error| format!("is no JSON, line {} column {}", error.line(), error.column()))?;
-        let payload = fields.payload.ok_or("has no `payload`")?.get();
-        let timestamp = timestamp(fields.timestamp.ok_or("has no `timestamp`")?.get(), format)?;
-        let change = match text(fields.method.ok_or("has no `method`")?.get()).as_deref() {
+        let value = std::str::from_utf8(value).map_err(|_| "is not UTF-8")?;
+        let fields = Fields::of(value).ok().flatten().ok_or("is no JSON object")?;
+        let payload = fields.given("payload").ok_or("has no `payload`")?.get();
+        let timestamp = timestamp(fields.given("timestamp").ok_or("has no `timestamp`")?.get(), format)?;
+        let change = match text(fields.given("method").ok_or("has no `method`")?.get()).as_deref() {
             Some("put") => Change::Put(payload),
             Some("delete") => {
-                let deleted: Deleted = serde_json::from_str(payload)
-                    .ok()
-                    .filter(|_| payload.starts_with('{'))
-                    .ok_or("has a `payload` without the `id` of a filter to be deleted")?;
-                if deleted.id.is_empty() {
+                let id = Fields::of(payload).ok().flatten().and_then(|payload| text(payload.get("id")?.get()));
+                let id = id.ok_or("has a `payload` without the `id` of a filter to be deleted")?;
+                if id.is_empty() {
                     return Err("has an empty `id` in its `payload`".into());
                 }
-                Change::Delete(deleted.id)
+                Change::Delete(id)
             }
             _ => return Err("has a `method` that is neither `put` nor `delete`".into()),
         };
@@ -72,13 +48,9 @@ impl<'a> FilterMessage<'a> {
 }
 
 /// A JSON text, without its escapes.
-fn text(json: &str) -> Option<Cow<'_, str>> {
-    serde_json::from_str::<Text<'_>>(json).ok().map(|text| text.0)
+fn text(json: &str) -> Option<String> {
+    serde_json::from_str(json).ok()
 }
-
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn timestamp(json: &str, format: Option<&TimeFormat>) -> Result<f64, &'static str> {
     let seconds = match (text(json), format) {

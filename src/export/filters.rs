@@ -62,12 +62,8 @@ impl Filters {
         if held.is_some() {
             self.delete(&id);
         }
-        let source: Arc<str> = source.into();
-        let source = self.sources.get_key_value(&source).map_or(source.clone(), |(known, _)| known.clone());
-        *self.sources.entry(&source, || 0) += 1;
-        let mapping = Arc::new(mapping);
-        let mapping = self.mappings.get_key_value(&mapping).map_or(mapping.clone(), |(known, _)| known.clone());
-        *self.mappings.entry(&mapping, || 0) += 1;
+        let source = self.sources.take(source.into());
+        let mapping = self.mappings.take(Arc::new(mapping));
         self.order += 1;
         let filter = Arc::new(Filter {
             id: id.as_str().into(),
@@ -91,12 +87,8 @@ impl Filters {
     pub fn delete(&mut self, id: &str) -> bool {
         let Some(filter) = self.by_id.get(id).cloned() else { return false };
         self.by_id.update(id, |_| false);
-        let one_less = |count: &mut usize| {
-            *count -= 1;
-            *count > 0
-        };
-        self.sources.update(&filter.source, one_less);
-        self.mappings.update(&filter.mapping, one_less);
+        self.sources.give_back(&filter.source);
+        self.mappings.give_back(&filter.mapping);
         self.index.remove(&filter);
         true
     }

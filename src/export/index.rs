@@ -137,12 +137,7 @@ impl Index {
                     !pattern.filters.is_empty()
                 });
                 if set.patterns.is_empty() {
-                    set.keys.iter().for_each(|key| {
-                        keys.update(key, |sets| {
-                            *sets -= 1;
-                            *sets > 0
-                        });
-                    });
+                    set.keys.iter().for_each(|key| keys.give_back(key));
                 }
                 !set.patterns.is_empty()
             });
@@ -167,11 +162,7 @@ impl Index {
         let Self { key_sets, keys, .. } = self;
         let sets = Arc::make_mut(key_sets.entry(&under, Arc::default));
         let place = sets.iter().position(|set| set.has_keys(identifiers)).unwrap_or_else(|| {
-            let mut shared = |key: &Key| {
-                *keys.entry(key, || 0) += 1;
-                keys.get_key_value(key).map_or(key, |(shared, _)| shared).clone()
-            };
-            let keys = identifiers.iter().map(|identifier| shared(&identifier.key)).collect();
+            let keys = identifiers.iter().map(|identifier| keys.take(identifier.key.clone())).collect();
             self.registered += 1;
             push(sets, Arc::new(KeySet { keys, registered: self.registered, patterns: Vec::new() }));
             sets.len() - 1

@@ -38,13 +38,6 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
         self.shards().flat_map(|shard| shard.iter())
     }
 
-    pub(super) fn get_key_value<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<(&K, &V)>
-    where
-        K: Borrow<Q>,
-    {
-        self.shard(self.place(key)).get_key_value(key)
-    }
-
     pub(super) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -118,6 +111,23 @@ impl<K: Hash + Eq + Clone, V: Clone> SharedMap<K, V> {
     }
 }
 
+/// How many users each key has.
+impl<K: Hash + Eq + Clone> SharedMap<K, usize> {
+    /// One user more. Answers with the key that all of them share.
+    pub(super) fn take(&mut self, key: K) -> K {
+        *self.entry(&key, || 0) += 1;
+        self.shard(self.place(&key)).get_key_value(&key).map_or(key, |(shared, _)| shared.clone())
+    }
+
+    /// One user less. Without one the key goes.
+    pub(super) fn give_back(&mut self, key: &K) {
+        self.update(key, |users| {
+            *users -= 1;
+            *users > 0
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +150,18 @@ mod tests {
         assert_eq!((map.len(), map.iter().count()), (3_750, 3_750));
         assert_eq!((map.get(&4), map.get(&2), map.get(&1)), (Some(&5), None, Some(&1)));
         assert_eq!((before.len(), before.get(&4), before.get(&2)), (5_000, Some(&4), Some(&2)));
-        assert_eq!(before.get_key_value(&3), Some((&3, &3)));
+        assert_eq!(before.get(&3), Some(&3));
+    }
+
+    #[test]
+    fn users_share_a_key_until_the_last_gives_it_back() {
+        let mut map = SharedMap::<Arc<str>, usize>::default();
+        let (first, second) = (map.take("a".into()), map.take("a".into()));
+        assert!(Arc::ptr_eq(&first, &second));
+        map.give_back(&first);
+        assert_eq!((map.len(), map.get("a")), (1, Some(&1)));
+        map.give_back(&second);
+        assert!(map.is_empty());
     }
 
     #[test]

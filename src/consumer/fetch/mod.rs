@@ -20,7 +20,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::consumer::COMMIT_DEADLINE;
-
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::dead_letters::LetterTopics;
 use crate::consumer::fetch::resets::Gap;
@@ -32,7 +31,6 @@ use crate::consumer::link::{Link, Question};
 use crate::consumer::membership::Membership;
 use crate::consumer::progress::Progress;
 use crate::consumer::topic_ids::TopicIds;
-
 use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
 use crate::native::{Reader, Reply};

@@ -175,7 +175,7 @@ impl Reading {
             }
             Change::Delete(id) => {
                 self.has_changed |= self.filters.delete(&id);
-                self.changes.push(Changed::Deleted(id.into_owned()));
+                self.changes.push(Changed::Deleted(id));
             }
         }
         if message.timestamp >= self.since {
