@@ -162,6 +162,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// A question that was not answered, or not so that it could be read.
+    #[error("no response to the event sent to `{topic}`, event_id {event_id}: {reason}")]
+    NoResponse {
+        /// The topic that the question went to.
+        topic: String,
+        /// The question's `event_id`.
+        event_id: String,
+        /// Why: the time was up, the cache failed, or the answer does not fit the wanted type.
+        reason: String,
+    },
+
     /// A partition cannot be read on.
     #[error("partition {topic}:{partition} stopped at offset {offset}: {source}")]
     Partition {

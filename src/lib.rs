@@ -222,6 +222,8 @@
 //!
 //! Logging goes to the [`log`](https://docs.rs/log) crate; librdkafka's own lines have the target `librdkafka`.
 
+#[cfg(feature = "app")]
+pub mod app;
 mod client;
 mod consumer;
 pub mod envelope;
@@ -243,7 +245,7 @@ pub use consumer::{
 #[doc(inline)]
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result, TransactionOutcome};
-pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received};
+pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received, TimestampType};
 #[doc(inline)]
 pub use producer::{Delivery, Pending, Producer, ProducerBuilder, Report};
 pub use rdkafka;

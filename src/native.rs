@@ -7,7 +7,6 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
-use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::time::Duration;
@@ -664,12 +663,13 @@ impl<'a> Record<'a> {
         self.message.key_len + self.message.len
     }
 
-    /// Milliseconds since 1970, where the record has a timestamp.
-    pub(crate) fn timestamp(&self) -> Option<i64> {
-        let mut kind = MaybeUninit::uninit();
-        // SAFETY: the message lives; the kind is written and not read.
-        let millis = unsafe { rd::rd_kafka_message_timestamp(self.message, kind.as_mut_ptr()) };
-        (millis >= 0).then_some(millis)
+    /// Milliseconds since 1970, where the record has a timestamp, and whether that is when the broker appended it.
+    pub(crate) fn timestamp(&self) -> Option<(i64, bool)> {
+        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message lives; what is written is one of the three that the enum has.
+        let millis = unsafe { rd::rd_kafka_message_timestamp(self.message, &raw mut kind) };
+        let is_appended = kind == rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME;
+        (millis >= 0).then_some((millis, is_appended))
     }
 
     pub(crate) fn leader_epoch(&self) -> Option<i32> {

@@ -62,7 +62,7 @@ pub use rdkafka::types::{RDKafkaApiKey as ApiKey, RDKafkaErrorCode as ErrorCode}
 
 use crate::envelope::pack;
 use crate::error::{Error, Result};
-use crate::message::arena::{Arena, NewRecord, Source};
+use crate::message::arena::{Arena, NewRecord, Source, TimestampType};
 use crate::message::{Batch, decode};
 use crate::native;
 use crate::settings::check;
@@ -261,7 +261,9 @@ impl Records {
         let source =
             self.arena.source_index(|_| true, || Source { topic: topic.as_str().into(), partition: 0, tag: 0 });
         let timestamp = Some(Utc::now().timestamp_millis());
-        self.arena.push(source, &NewRecord { offset: self.next_offset, timestamp, key, value }, |_| ());
+        let timestamp_type = TimestampType::CreateTime;
+        let new = NewRecord { offset: self.next_offset, timestamp, timestamp_type, key, value };
+        self.arena.push(source, &new, |_| ());
         self.next_offset += 1;
         self
     }

@@ -74,7 +74,7 @@ impl Scene {
             let make = || Source { topic: Arc::from("t"), partition: *partition, tag };
             let source = arena.source_index(|found| found == tag, make);
             for offset in *position..*position + records {
-                arena.push(source, &NewRecord { offset, timestamp: None, key: None, value: Some(b"v") }, |_| {});
+                arena.push(source, &NewRecord { offset, value: Some(b"v"), ..NewRecord::default() }, |_| {});
                 state.ledger.delivered(id, offset, None);
             }
             *position += records;

@@ -10,7 +10,7 @@ fn hand(records: usize) -> Hand {
     let mut arena = Arena::default();
     let source = arena.source_index(|_| false, || Source { topic: "t".into(), partition: 0, tag: 0 });
     for offset in 0..records as i64 {
-        arena.push(source, &NewRecord { offset, timestamp: None, key: None, value: Some(b"v") }, |_| {});
+        arena.push(source, &NewRecord { offset, value: Some(b"v"), ..NewRecord::default() }, |_| {});
     }
     Hand::new(arena)
 }
@@ -144,7 +144,7 @@ fn a_search_after_a_revocation_comes_to_its_end() {
     for bad in 0..8 {
         let (mut hand, on_error) = (hand(8), policy(1, true));
         let gone = hand.arena.source_index(|_| false, || Source { topic: "t".into(), partition: 1, tag: 1 });
-        hand.arena.push(gone, &NewRecord { offset: 0, timestamp: None, key: None, value: Some(b"v") }, |_| {});
+        hand.arena.push(gone, &NewRecord { offset: 0, value: Some(b"v"), ..NewRecord::default() }, |_| {});
         let keep = |source: &Source| source.partition == 0;
         assert!(hand.retain(keep));
         let (mut completed, mut given_up) = (Vec::new(), Vec::new());
@@ -176,7 +176,7 @@ fn tombstones_are_never_to_blame() {
         let (mut hand, on_error) = (hand(0), policy(1, bisect));
         let source = hand.arena.source_index(|_| false, || Source { topic: "t".into(), partition: 0, tag: 0 });
         for (offset, value) in [None, Some(&b"bad"[..]), Some(b""), None].into_iter().enumerate() {
-            let record = NewRecord { offset: offset as i64, timestamp: None, key: None, value };
+            let record = NewRecord { offset: offset as i64, value, ..NewRecord::default() };
             hand.arena.push(source, &record, |_| {});
         }
         assert_eq!(hand.failed(None, None, &on_error), Verdict::GiveUp(vec![1]));

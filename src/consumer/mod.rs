@@ -44,7 +44,9 @@ pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
 pub use health::{Health, OffsetReset, Stall, StallCause};
 #[cfg(feature = "export")]
-pub(crate) use link::{Bell, lock};
+pub(crate) use link::Bell;
+#[cfg(any(feature = "app", feature = "export"))]
+pub(crate) use link::lock;
 pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 

@@ -40,7 +40,7 @@ impl Scene {
                 let tag = Ledger::tag(id, state.ledger.epoch(id).unwrap());
                 let make = || Source { topic: Arc::from("t"), partition, tag };
                 let source = arena.source_index(|found| found == tag, make);
-                arena.push(source, &NewRecord { offset, timestamp: None, key: None, value: Some(b"v") }, |_| {});
+                arena.push(source, &NewRecord { offset, value: Some(b"v"), ..NewRecord::default() }, |_| {});
                 state.ledger.delivered(id, offset, None);
             }
         }

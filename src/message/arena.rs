@@ -20,6 +20,18 @@ pub(crate) struct Source {
     pub(crate) tag: u64,
 }
 
+/// What a record's timestamp means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampType {
+    /// The record has no timestamp.
+    #[default]
+    NotAvailable,
+    /// It says when the record was made.
+    CreateTime,
+    /// It says when the broker appended the record.
+    LogAppendTime,
+}
+
 /// A record's place in the buffer: key, value and headers stand there one after the other.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
@@ -31,15 +43,17 @@ pub(crate) struct Record {
     pub(crate) offset: i64,
     /// Milliseconds since 1970, negative for none.
     timestamp: i64,
+    timestamp_type: TimestampType,
     /// How often a handler failed on it.
     pub(crate) failures: u32,
 }
 
 /// A record as it is put in. Headers come already encoded, see [`encode_header`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct NewRecord<'a> {
     pub(crate) offset: i64,
     pub(crate) timestamp: Option<i64>,
+    pub(crate) timestamp_type: TimestampType,
     pub(crate) key: Option<&'a [u8]>,
     pub(crate) value: Option<&'a [u8]>,
 }
@@ -170,8 +184,8 @@ impl Arena {
         headers(&mut self.bytes);
         let headers = u32::try_from(self.bytes.len() - before).unwrap_or(0);
         let timestamp = record.timestamp.unwrap_or(-1);
-        let (offset, failures) = (record.offset, 0);
-        self.records.push(Record { source, start, key, value, headers, offset, timestamp, failures });
+        let (offset, timestamp_type, failures) = (record.offset, record.timestamp_type, 0);
+        self.records.push(Record { source, start, key, value, headers, offset, timestamp, timestamp_type, failures });
     }
 
     /// Moves records from the front of `other` to the end of this one, as long as `fits` says so of this one's length
@@ -264,6 +278,10 @@ impl Record {
     pub(crate) fn timestamp(&self) -> Option<i64> {
         (self.timestamp >= 0).then_some(self.timestamp)
     }
+
+    pub(crate) fn timestamp_type(&self) -> TimestampType {
+        self.timestamp_type
+    }
 }
 
 #[cfg(test)]
@@ -276,7 +294,7 @@ mod tests {
 
     fn push(arena: &mut Arena, partition: i32, offset: i64, value: Option<&[u8]>) {
         let index = arena.source_index(|tag| tag == 7 + partition as u64, || source(partition));
-        let record = NewRecord { offset, timestamp: None, key: Some(b"k"), value };
+        let record = NewRecord { offset, key: Some(b"k"), value, ..NewRecord::default() };
         arena.push(index, &record, |bytes| encode_header(bytes, "h", value));
     }
 

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::envelope::{self, BatchRef, History, Ref};
 use crate::error::{Error, HandlerError, Result};
-use crate::message::arena::{Arena, Record, decode_header};
+use crate::message::arena::{Arena, Record, TimestampType, decode_header};
 
 /// A record from Kafka with its decoded payload.
 pub struct Received<'a, T> {
@@ -58,6 +58,12 @@ impl<'a, T> Received<'a, T> {
     #[must_use]
     pub fn timestamp(&self) -> Option<DateTime<Utc>> {
         self.record.timestamp().and_then(DateTime::from_timestamp_millis)
+    }
+
+    /// What [`Received::timestamp`] means.
+    #[must_use]
+    pub fn timestamp_type(&self) -> TimestampType {
+        self.record.timestamp_type()
     }
 
     /// The record's headers, in order.
@@ -124,6 +130,12 @@ pub struct Headers<'a>(&'a [u8]);
 impl<'a> Headers<'a> {
     pub(crate) fn of(arena: &'a Arena, record: &Record) -> Self {
         Self(arena.headers(record))
+    }
+
+    /// As [`encode_header`](super::arena::encode_header) wrote them.
+    #[cfg(feature = "app")]
+    pub(crate) fn from_encoded(bytes: &'a [u8]) -> Self {
+        Self(bytes)
     }
 
     /// The headers in order. A name may come more than once; a value may be null.

@@ -4,6 +4,7 @@ pub(crate) mod arena;
 mod batch;
 mod outgoing;
 
+pub use arena::TimestampType;
 pub use batch::{Batch, Headers, RawBatch, Received};
 pub use outgoing::{Message, Oversize};
 

@@ -15,7 +15,7 @@ use crate::consumer::fetch::Fetch;
 use crate::consumer::fetch::resets::Gap;
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::Ready;
-use crate::message::arena::{Arena, NewRecord, Source, encode_header};
+use crate::message::arena::{Arena, NewRecord, Source, TimestampType, encode_header};
 use crate::native::Taken;
 
 /// The most records taken at once, so that a huge `batch_size` needs no huge list of pointers.
@@ -182,7 +182,12 @@ impl Fetch {
                 |run| run.source,
             );
             run = Some(Run { topic, partition, id: lane.id, carried, source });
-            let new = NewRecord { offset, timestamp: record.timestamp(), key: record.key(), value: record.value() };
+            let (timestamp, timestamp_type) = match record.timestamp() {
+                Some((millis, true)) => (Some(millis), TimestampType::LogAppendTime),
+                Some((millis, false)) => (Some(millis), TimestampType::CreateTime),
+                None => (None, TimestampType::NotAvailable),
+            };
+            let new = NewRecord { offset, timestamp, timestamp_type, key: record.key(), value: record.value() };
             target.push(source, &new, |bytes| {
                 record.headers(|name, value| encode_header(bytes, name, value));
             });

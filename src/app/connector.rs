@@ -1,0 +1,1 @@
+//! A producer and a listener without an app.

@@ -1,0 +1,114 @@
+//! What handles a message.
+
+use std::marker;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use crate::app::context::Context;
+use crate::error::HandlerError;
+
+/// Marks a handler that is async.
+#[derive(Debug)]
+pub enum Async {}
+
+/// Marks a handler that is not async. It runs on a thread that may block.
+#[derive(Debug)]
+pub enum Blocking {}
+
+/// What handles an event or takes part in a pipeline: a function of a message and a [`Context`], async or not.
+///
+/// ```
+/// use kafka_envelope::HandlerError;
+/// use kafka_envelope::app::{Context, Event, Handler};
+///
+/// async fn place(order: String, context: Context) -> Result<(), HandlerError> {
+///     context.emit("invoices", Event::new("invoice", &order)).await?;
+///     Ok(())
+/// }
+///
+/// fn count(order: String, _: Context) -> Result<usize, HandlerError> {
+///     Ok(order.len())
+/// }
+///
+/// fn check<M, H: Handler<M, Input = String>>(_: H) {}
+/// check(place);
+/// check(count);
+///
+/// // What a handler needs beside, its closure brings. It is cloned for each call, because a call may outlive the next.
+/// let prices = std::sync::Arc::new([1.25]);
+/// check(move |order: String, _: Context| {
+///     let prices = prices.clone();
+///     async move { Ok::<f64, HandlerError>(prices[0] * order.len() as f64) }
+/// });
+/// ```
+///
+/// Implemented for these functions alone. `Marker` tells the two kinds apart and is inferred.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no handler",
+    note = "a handler is `async fn(T, Context) -> Result<O, HandlerError>`, or the same without `async`"
+)]
+pub trait Handler<Marker>: Send + marker::Sync + 'static {
+    /// The message.
+    type Input: Send + 'static;
+    /// What it makes of it: `()` for a handler of an event, the next message in a pipeline.
+    type Output: Send + 'static;
+
+    /// Handles a message.
+    fn call(
+        self: &Arc<Self>,
+        message: Self::Input,
+        context: Context,
+    ) -> impl Future<Output = Result<Self::Output, HandlerError>> + Send + 'static;
+}
+
+impl<F, T, O, Fut> Handler<(Async, T)> for F
+where
+    F: Fn(T, Context) -> Fut + Send + marker::Sync + 'static,
+    Fut: Future<Output = Result<O, HandlerError>> + Send + 'static,
+    T: Send + 'static,
+    O: Send + 'static,
+{
+    type Input = T;
+    type Output = O;
+
+    fn call(
+        self: &Arc<Self>,
+        message: T,
+        context: Context,
+    ) -> impl Future<Output = Result<O, HandlerError>> + Send + 'static {
+        self(message, context)
+    }
+}
+
+impl<F, T, O> Handler<(Blocking, T)> for F
+where
+    F: Fn(T, Context) -> Result<O, HandlerError> + Send + marker::Sync + 'static,
+    T: Send + 'static,
+    O: Send + 'static,
+{
+    type Input = T;
+    type Output = O;
+
+    fn call(
+        self: &Arc<Self>,
+        message: T,
+        context: Context,
+    ) -> impl Future<Output = Result<O, HandlerError>> + Send + 'static {
+        let handler = Arc::clone(self);
+        blocking(move || handler(message, context))
+    }
+}
+
+/// Runs on a thread that may block. A panic goes on in the task that waits for it.
+pub(super) async fn blocking<O: Send + 'static>(
+    call: impl FnOnce() -> Result<O, HandlerError> + Send + 'static,
+) -> Result<O, HandlerError> {
+    match spawn_blocking(call).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(error.into()),
+        },
+    }
+}

@@ -1,0 +1,207 @@
+//! A record as an app's handlers see it, for as long as any of them needs it.
+
+use std::fmt;
+use std::ops::Range;
+use std::str;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
+
+use crate::envelope::{History, Ref};
+use crate::message::arena::{Arena, NewRecord, Record as Place, Source};
+use crate::message::{Headers, TimestampType};
+
+/// A record from Kafka: its place, time, key, headers and value. Cheap to clone.
+#[derive(Clone)]
+pub struct Record(Arc<Parts>);
+
+/// What a record is made of, until it is shared.
+pub(super) struct Parts {
+    source: Source,
+    offset: i64,
+    timestamp: Option<i64>,
+    timestamp_type: TimestampType,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: Range<usize>,
+    bytes: Box<[u8]>,
+    /// What the handlers decode.
+    pub(super) message: Message,
+    /// The envelope's history within the value, where there is one.
+    pub(super) history: Option<Range<usize>>,
+}
+
+/// Where a record's message stands.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Message {
+    /// It is the value.
+    #[default]
+    Value,
+    /// A part of the value: an envelope's item.
+    Part(Range<usize>),
+    /// Text that stood as a JSON text in the value.
+    Text(Box<str>),
+}
+
+impl Parts {
+    pub(super) fn of(arena: &Arena, place: &Place) -> Self {
+        let (key, value, headers) = (arena.key(place), arena.value(place), arena.headers(place));
+        let mut bytes = Vec::with_capacity(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers.len());
+        let mut copy = |part: &[u8]| {
+            let start = bytes.len();
+            bytes.extend_from_slice(part);
+            start..bytes.len()
+        };
+        let (key, value, headers) = (key.map(&mut copy), value.map(&mut copy), copy(headers));
+        Self {
+            source: arena.source(place).clone(),
+            offset: place.offset,
+            timestamp: place.timestamp(),
+            timestamp_type: place.timestamp_type(),
+            key,
+            value,
+            headers,
+            bytes: bytes.into_boxed_slice(),
+            message: Message::Value,
+            history: None,
+        }
+    }
+
+    pub(super) fn topic(&self) -> &str {
+        &self.source.topic
+    }
+
+    pub(super) fn key(&self) -> Option<&[u8]> {
+        self.key.clone().map(|range| &self.bytes[range])
+    }
+
+    pub(super) fn value(&self) -> Option<&[u8]> {
+        self.value.clone().map(|range| &self.bytes[range])
+    }
+
+    pub(super) fn headers(&self) -> Headers<'_> {
+        Headers::from_encoded(&self.bytes[self.headers.clone()])
+    }
+
+    pub(super) fn share(self) -> Record {
+        Record(Arc::new(self))
+    }
+}
+
+impl Record {
+    /// The topic that the record was read from.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    /// The partition that the record was read from.
+    #[must_use]
+    pub fn partition(&self) -> i32 {
+        self.0.source.partition
+    }
+
+    /// The record's own offset.
+    #[must_use]
+    pub fn offset(&self) -> i64 {
+        self.0.offset
+    }
+
+    /// The record's key.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.0.key()
+    }
+
+    /// The record's value as it is. `None` for a tombstone.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.0.value()
+    }
+
+    /// The record's headers, in order.
+    #[must_use]
+    pub fn headers(&self) -> Headers<'_> {
+        self.0.headers()
+    }
+
+    /// When the record was made, or appended where the topic says so, in whole milliseconds.
+    #[must_use]
+    pub fn timestamp(&self) -> Option<DateTime<Utc>> {
+        self.0.timestamp.and_then(DateTime::from_timestamp_millis)
+    }
+
+    /// What [`Record::timestamp`] means.
+    #[must_use]
+    pub fn timestamp_type(&self) -> TimestampType {
+        self.0.timestamp_type
+    }
+
+    /// This record as a reference, for [`Message::caused_by`](crate::Message::caused_by).
+    #[must_use]
+    pub fn reference(&self) -> Ref {
+        let key = self.key().map(|key| String::from_utf8_lossy(key).into_owned());
+        Ref { key, history: self.history(), ..Ref::new(self.topic(), self.partition(), self.offset()) }
+    }
+
+    fn history(&self) -> Option<History> {
+        let (range, value) = (self.0.history.clone()?, self.value()?);
+        serde_json::from_slice::<&RawValue>(value.get(range)?).ok().map(History::from_checked)
+    }
+
+    /// What the handlers decode.
+    pub(super) fn message(&self) -> &[u8] {
+        let value = self.value().unwrap_or_default();
+        match &self.0.message {
+            Message::Value => value,
+            Message::Part(range) => value.get(range.clone()).unwrap_or_default(),
+            Message::Text(text) => text.as_bytes(),
+        }
+    }
+
+    /// The ownership under which it was read.
+    pub(super) fn tag(&self) -> u64 {
+        self.0.source.tag
+    }
+
+    /// The header that says to which question an answer belongs: the last one where there are several.
+    pub(super) fn event_id(&self) -> Option<&str> {
+        self.headers().get("event_id").and_then(|id| str::from_utf8(id).ok())
+    }
+
+    /// As a batch of its own, after so many failures.
+    pub(super) fn to_arena(&self, failures: u32) -> Arena {
+        let parts = &*self.0;
+        let mut arena = Arena::default();
+        let source = arena.source_index(|_| false, || parts.source.clone());
+        let new = NewRecord {
+            offset: parts.offset,
+            timestamp: parts.timestamp,
+            timestamp_type: parts.timestamp_type,
+            key: self.key(),
+            value: self.value(),
+        };
+        arena.push(source, &new, |bytes| bytes.extend_from_slice(&parts.bytes[parts.headers.clone()]));
+        for _ in 0..failures {
+            arena.blame(0);
+        }
+        arena
+    }
+
+    /// As `topic:partition:offset`.
+    pub(super) fn place(&self) -> String {
+        format!("{}:{}:{}", self.topic(), self.partition(), self.offset())
+    }
+}
+
+/// Without key, value and headers: they have no place in a log.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("topic", &self.topic())
+            .field("partition", &self.partition())
+            .field("offset", &self.offset())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,5 @@
+//! Redis as a cache of responses.
+
+/// Redis as a cache of responses.
+#[derive(Clone, Debug)]
+pub struct RedisCache;

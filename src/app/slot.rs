@@ -1,0 +1,99 @@
+//! One of the places that a limit of concurrent tasks gives.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::consumer::lock;
+
+/// So many places. Those who come back from a wait are served before anybody new.
+#[derive(Clone, Debug)]
+pub(super) struct Slots {
+    places: Arc<Semaphore>,
+    /// A place became free.
+    freed: Arc<Notify>,
+}
+
+/// A place that one task has, but for the time in which it waits for somebody's answer.
+#[derive(Debug)]
+pub(super) struct Slot {
+    slots: Slots,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    place: Option<OwnedSemaphorePermit>,
+    /// How many waits are under way.
+    waits: usize,
+    /// The task is done: nobody takes a place for it any more.
+    is_over: bool,
+}
+
+impl Slots {
+    pub(super) fn new(limit: usize, freed: Arc<Notify>) -> Self {
+        Self { places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))), freed }
+    }
+
+    /// A place, where one is free.
+    pub(super) fn take(&self) -> Option<Slot> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let held = Held { place: Some(place), waits: 0, is_over: false };
+        Some(Slot { slots: self.clone(), held: Mutex::new(held) })
+    }
+}
+
+impl Slot {
+    /// Waits for somebody's answer. The place is free for others meanwhile, or the one who answers might never get one.
+    pub(super) async fn lend<F: Future>(&self, wait: F) -> F::Output {
+        let lent = Lent::new(self);
+        let answer = wait.await;
+        drop(lent);
+        self.take_again().await;
+        answer
+    }
+
+    /// The task is done.
+    pub(super) fn end(&self) {
+        let mut held = lock(&self.held);
+        held.is_over = true;
+        drop(held.place.take());
+        self.slots.freed.notify_one();
+    }
+
+    async fn take_again(&self) {
+        let is_needed = |held: &Held| held.waits == 0 && held.place.is_none() && !held.is_over;
+        if !is_needed(&lock(&self.held)) {
+            return;
+        }
+        let place = Arc::clone(&self.slots.places).acquire_owned().await.ok();
+        let mut held = lock(&self.held);
+        if is_needed(&held) {
+            held.place = place;
+        } else {
+            drop(held);
+            drop(place);
+            self.slots.freed.notify_one();
+        }
+    }
+}
+
+/// While this lives, the place is free.
+struct Lent<'a>(&'a Slot);
+
+impl<'a> Lent<'a> {
+    fn new(slot: &'a Slot) -> Self {
+        let mut held = lock(&slot.held);
+        held.waits += 1;
+        drop(held.place.take());
+        drop(held);
+        slot.slots.freed.notify_one();
+        Self(slot)
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.held).waits -= 1;
+    }
+}

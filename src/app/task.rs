@@ -1,0 +1,56 @@
+//! What is to be done with a record.
+
+use std::sync::Arc;
+
+use crate::app::context::Context;
+use crate::app::record::{Parts, Record};
+use crate::error::HandlerError;
+
+pub(super) type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// Which limit a task counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Handler,
+    Pipeline,
+}
+
+/// A handler or a pipeline, whatever its types.
+pub(super) trait Task: Send + Sync + 'static {
+    fn kind(&self) -> Kind;
+
+    /// The name of the pipeline.
+    fn pipeline(&self) -> Option<&Arc<str>> {
+        None
+    }
+
+    /// Decodes the record's message and begins to handle it.
+    ///
+    /// # Errors
+    /// The message does not fit the type that is handled.
+    fn start(
+        &self,
+        record: &Record,
+        context: Context,
+    ) -> Result<BoxFuture<Result<(), HandlerError>>, serde_json::Error>;
+}
+
+/// What there is to do with a record.
+pub(super) enum Route {
+    /// All of these, beside one another.
+    Tasks(Vec<Arc<dyn Task>>),
+    /// Nothing, and that is as it should be: a tombstone, an empty value.
+    Nothing,
+    /// Nothing: nobody is registered for its event.
+    Unhandled,
+    /// Nothing, since it says of no event: this is why. Logged and counted.
+    NoEvent(&'static str),
+    /// It cannot be read.
+    Unreadable(serde_json::Error),
+}
+
+/// Says what there is to do with records.
+pub(super) trait Router: Send + Sync + 'static {
+    /// Also notes in `parts` where the message stands.
+    fn route(&self, parts: &mut Parts) -> Route;
+}
