@@ -114,7 +114,7 @@ impl Desk {
         if let Some(error) = state.take_failure() {
             return Look::Done(Err(error));
         }
-        if state.is_revoking {
+        if state.revoking.is_some() {
             return Look::Wait(None);
         }
         let now = Instant::now();

@@ -217,11 +217,13 @@ pub(super) struct State {
     /// The records that were taken without a handler, and may not be done.
     pub(super) out: Vec<Out>,
     /// How many records these were when they were taken.
-    #[cfg(feature = "export")]
+    #[cfg(any(feature = "app", feature = "export"))]
     pub(super) out_records: u64,
+    /// The ownerships of which records are being handled one by one, each with how many.
+    pub(super) begun: Vec<(PartitionId, Epoch, usize)>,
     pub(super) held_since: Option<Instant>,
-    /// Partitions are being taken away: nothing more is handed over until that is done.
-    pub(super) is_revoking: bool,
+    /// These partitions are being taken away: nothing more is handed over until that is done.
+    pub(super) revoking: Option<Vec<PartitionId>>,
     /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed. Records are
     /// counted instead where they are taken without a handler.
     pub(super) handled: u64,
@@ -365,9 +367,10 @@ impl State {
     /// that were taken without a handler are not done. Once the consumer is being closed nobody can say so any more.
     pub(super) fn holds(&self, ids: &[PartitionId]) -> bool {
         let is_out = |out: &Out| self.ledger.watermark(out.id).is_some_and(|watermark| watermark < out.upto);
-        let is_out = |out: &&Out| self.closing.is_none() && is_out(out);
-        let out = self.out.iter().filter(is_out).map(|out| (out.id, out.epoch));
-        let mut held = self.in_hand.iter().copied().chain(out);
+        let out = self.out.iter().filter(|out| is_out(out)).map(|out| (out.id, out.epoch));
+        let begun = self.begun.iter().map(|(id, epoch, _)| (*id, *epoch));
+        let untended = out.chain(begun).filter(|_| self.closing.is_none());
+        let mut held = self.in_hand.iter().copied().chain(untended);
         held.any(|(id, epoch)| ids.contains(&id) && self.ledger.epoch(id) == Some(epoch))
     }
 

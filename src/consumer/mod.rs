@@ -10,6 +10,8 @@ mod dead_letters;
 mod desk;
 mod exactly_once;
 mod fetch;
+#[cfg(feature = "app")]
+mod flow;
 mod hand;
 mod health;
 mod lanes;
@@ -18,7 +20,7 @@ mod link;
 mod membership;
 mod policy;
 mod progress;
-#[cfg(feature = "export")]
+#[cfg(any(feature = "app", feature = "export"))]
 mod pull;
 #[cfg(feature = "tokio")]
 mod run_async;
@@ -42,6 +44,8 @@ pub(crate) use attempt::{Failed, attempt};
 pub(crate) use attempt::{Portion, attempt_with};
 pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
+#[cfg(feature = "app")]
+pub(crate) use flow::{After, Tally};
 pub use health::{Health, OffsetReset, Stall, StallCause};
 #[cfg(feature = "export")]
 pub(crate) use link::Bell;
@@ -49,6 +53,8 @@ pub(crate) use link::Bell;
 pub(crate) use link::lock;
 pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
+#[cfg(feature = "app")]
+pub(crate) use run_async::caught;
 
 use crate::consumer::attempt::Attempt;
 use crate::consumer::context::Context;

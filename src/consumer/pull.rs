@@ -23,9 +23,22 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`Consumer::process`], those of handlers aside.
+    #[cfg(feature = "export")]
     pub(crate) fn pull(&mut self, limit: usize, timeout: Duration) -> Result<Option<&Arena>> {
         let deadline = Instant::now() + timeout.min(FOR_EVER);
         let is_some = self.wait_for(|desk, link, state| desk.pull(link, state, limit, deadline))?;
+        Ok(is_some.then(|| self.desk.handed()))
+    }
+
+    /// The same for a caller that is a task, for as long as it takes. None: the consumer was stopped.
+    ///
+    /// # Errors
+    /// As [`Consumer::process`], those of handlers aside.
+    #[cfg(feature = "app")]
+    pub(crate) async fn pull_async(&mut self, limit: usize) -> Result<Option<&Arena>> {
+        let deadline = Instant::now() + FOR_EVER;
+        let Self { link, desk, .. } = self;
+        let is_some = link.wait_for_async(|state| desk.pull(link, state, limit, deadline)).await?;
         Ok(is_some.then(|| self.desk.handed()))
     }
 
@@ -44,6 +57,7 @@ impl Consumer {
         beyond_use.map_or(Ok(()), Err)
     }
 
+    #[cfg(feature = "export")]
     pub(crate) fn is_stopped(&self) -> bool {
         self.link.is_stopped()
     }
@@ -55,8 +69,28 @@ impl Desk {
         if let Some(hand) = self.hand.take() {
             state.recycle(hand.arena);
         }
+        match self.take_ready(link, state, limit, deadline) {
+            Look::Done(Ok(Some(arena))) => {
+                state.hand_out(&arena);
+                self.hand = Some(Hand::new(arena));
+                Look::Done(Ok(true))
+            }
+            Look::Done(Ok(None)) => Look::Done(Ok(false)),
+            Look::Done(Err(error)) => Look::Done(Err(error)),
+            Look::Wait(until) => Look::Wait(until),
+        }
+    }
+
+    /// The records there are to take, grouped by partition. None: stopped, or the time is up.
+    pub(super) fn take_ready(
+        &mut self,
+        link: &Link,
+        state: &mut State,
+        limit: usize,
+        deadline: Instant,
+    ) -> Look<Result<Option<Arena>>> {
         if link.is_stopped() {
-            return Look::Done(Ok(false));
+            return Look::Done(Ok(None));
         }
         if let Some(error) = state.take_failure() {
             return Look::Done(Err(error));
@@ -64,19 +98,17 @@ impl Desk {
         let now = Instant::now();
         let linger = self.options.linger;
         let most = self.max_unconfirmed().saturating_mul(limit.max(BATCH) as u64);
-        let is_free = !state.is_revoking && state.unconfirmed() < most;
+        let is_free = state.revoking.is_none() && state.unconfirmed() < most;
         let is_due = |ready: &Ready| ready.is_full || ready.arena.len() >= limit || ready.since + linger <= now;
         if is_free && state.ready.as_ref().is_some_and(is_due) {
-            let Some(mut arena) = state.take_ready(limit) else { return Look::Done(Ok(false)) };
+            let Some(mut arena) = state.take_ready(limit) else { return Look::Done(Ok(None)) };
             arena.group();
-            state.hand_out(&arena);
-            self.hand = Some(Hand::new(arena));
             // There is room for more.
             link.bell.ring();
-            return Look::Done(Ok(true));
+            return Look::Done(Ok(Some(arena)));
         }
         match &state.ready {
-            _ if now >= deadline => Look::Done(Ok(false)),
+            _ if now >= deadline => Look::Done(Ok(None)),
             Some(ready) if is_free => Look::Wait(Some(deadline.min(ready.since + linger))),
             _ => Look::Wait(Some(deadline)),
         }

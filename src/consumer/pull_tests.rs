@@ -158,9 +158,9 @@ fn what_is_done_of_a_partition_that_went_away_counts_for_nothing() {
 fn nothing_is_taken_while_partitions_go_away_or_too_much_is_unconfirmed() {
     let mut scene = Scene::new(Duration::ZERO, 1);
     scene.fetch(0..2_000);
-    scene.link.lock().is_revoking = true;
+    scene.link.lock().revoking = Some(Vec::new());
     assert_eq!(scene.pull(2), None);
-    scene.link.lock().is_revoking = false;
+    scene.link.lock().revoking = None;
     for _ in 0..BATCH / 2 {
         assert!(scene.pull(2).is_some());
         scene.link.lock().all_done();

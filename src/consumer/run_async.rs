@@ -1,5 +1,6 @@
 //! Handlers that are async: the same engine, driven by a task instead of a thread.
 
+use std::any::Any;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -148,7 +149,7 @@ impl Consumer {
         }
     }
 
-    async fn confirm_async(&mut self, is_last: bool) -> Result<()> {
+    pub(crate) async fn confirm_async(&mut self, is_last: bool) -> Result<()> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
         self.link.wait_for_async(|state| state.confirm_by(deadline, is_last)).await
     }
@@ -165,16 +166,21 @@ where
         return Ok(());
     }
     // In a future of its own, so that a handler that panics before it is one is caught, too.
-    let mut handling = pin!(async { handler(&batch).await });
-    let guarded = poll_fn(|task| match catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(task))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
-        Err(panic) => Poll::Ready(Err(panic)),
-    });
-    match guarded.await {
+    match caught(async { handler(&batch).await }).await {
         Ok(answer) => answer.map_err(|error| refused(&batch, error, arena)),
         Err(panic) => Err(panicked(&*panic, None)),
     }
+}
+
+/// A future whose panic is its outcome.
+pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = pin!(future);
+    poll_fn(|task| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(task))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
 }
 
 /// Lets other tasks run, where batches never cease to be there.

@@ -288,7 +288,7 @@ impl Fetch {
             }
         }
         self.drop_records_of(&ids);
-        self.link.lock().is_revoking = true;
+        self.link.lock().revoking = Some(ids.clone());
         if !lost {
             let deadline = Instant::now() + self.options.drain_budget;
             self.wait_for_batch_in_hand(&ids, deadline);
@@ -298,7 +298,7 @@ impl Fetch {
         }
         {
             let mut state = self.link.lock();
-            state.is_revoking = false;
+            state.revoking = None;
             state.stopped.retain(|(id, ..)| !ids.contains(id));
             state.stalls.retain(|stalled| !ids.contains(&stalled.id));
             for id in ids {

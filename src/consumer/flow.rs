@@ -1,0 +1,160 @@
+//! Records that are handled beside one another: taken as they come, begun and done one by one, in any order.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::consumer::dead_letters::Reason;
+use crate::consumer::ledger::Ledger;
+use crate::consumer::link::{Link, Look, State};
+use crate::consumer::policy::{GiveUp, OnUndecodable};
+use crate::consumer::{Consumer, FOR_EVER};
+use crate::error::{Error, Result};
+use crate::message::arena::Arena;
+use crate::producer::{Delivery, Pending};
+
+/// Says of single records that they are begun and done, from anywhere.
+#[derive(Debug)]
+pub(crate) struct Tally(Arc<Link>);
+
+/// What comes after a failure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum After {
+    /// Another attempt, after this pause.
+    Again(Duration),
+    /// The run ends.
+    Stop,
+    /// The record is skipped.
+    Skip,
+    /// The record becomes a dead letter.
+    Bury,
+}
+
+impl Consumer {
+    /// Takes up to `limit` records, which is at least 1: what is there of the next batch, once it is due, grouped by
+    /// partition. None: the consumer was stopped. Nothing comes while partitions are being taken away, and while too
+    /// much that is done is not confirmed. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`Consumer::process`], those of handlers aside.
+    pub(crate) async fn take(&mut self, limit: usize) -> Result<Option<Arena>> {
+        let deadline = Instant::now() + FOR_EVER;
+        let Self { link, desk, .. } = self;
+        link.wait_for_async(|state| desk.take_ready(link, state, limit, deadline)).await
+    }
+
+    /// What was taken is not needed any more; its memory is.
+    pub(crate) fn recycle(&self, arena: Arena) {
+        self.link.lock().recycle(arena);
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        Tally(Arc::clone(&self.link))
+    }
+
+    /// What comes after a handler failed so often on a record.
+    pub(crate) fn after_failure(&self, failures: u32) -> After {
+        let on_error = &self.desk.options.on_error;
+        if failures < on_error.backoff.attempts {
+            return After::Again(on_error.backoff.pause(failures));
+        }
+        match on_error.then {
+            GiveUp::Stop => After::Stop,
+            GiveUp::Skip => After::Skip,
+            GiveUp::DeadLetter => After::Bury,
+        }
+    }
+
+    /// What comes after a record that cannot be read.
+    pub(crate) fn after_unreadable(&self) -> After {
+        match self.desk.options.on_undecodable {
+            OnUndecodable::Stop => After::Stop,
+            OnUndecodable::Skip => After::Skip,
+            OnUndecodable::DeadLetter => After::Bury,
+        }
+    }
+
+    /// Logs that the one record of this arena is skipped.
+    pub(crate) fn log_skip(arena: &Arena, error: &Error) {
+        if let Some(record) = arena.records().first() {
+            Reason::of(error).log_skip(arena, record);
+        }
+    }
+
+    /// Sends the dead letter of the one record of this arena.
+    ///
+    /// # Errors
+    /// [`Error::DeadLetter`].
+    pub(crate) fn bury(&self, arena: &Arena, error: &Error) -> Result<Pending> {
+        match (arena.records().first(), &self.desk.options.dead_letters) {
+            (Some(record), Some(dead_letters)) => dead_letters.send(arena, record, &Reason::of(error)),
+            _ => Err(Error::Closed("it writes no dead letters".into())),
+        }
+    }
+
+    /// What became of that letter.
+    ///
+    /// # Errors
+    /// [`Error::DeadLetter`].
+    pub(crate) fn buried(&self, arena: &Arena, outcome: Result<Delivery>) -> Result<()> {
+        let (Some(record), Some(dead_letters)) = (arena.records().first(), &self.desk.options.dead_letters) else {
+            return outcome.map(drop);
+        };
+        match outcome {
+            Ok(at) => {
+                dead_letters.log(arena, record, at);
+                Ok(())
+            }
+            Err(error) => Err(dead_letters.not_written(arena, record, error)),
+        }
+    }
+}
+
+impl Tally {
+    /// Something begins to handle a record of this ownership. False, and it may not: the partition is somebody else's,
+    /// or is about to be. A revocation waits for the end of whatever began.
+    pub(crate) fn begin(&self, tag: u64) -> bool {
+        let mut state = self.0.lock();
+        let (id, epoch) = Ledger::from_tag(tag);
+        let is_going = state.revoking.as_ref().is_some_and(|revoking| revoking.contains(&id));
+        if is_going || !state.ledger.is_current(tag) {
+            return false;
+        }
+        let begun = &mut state.begun;
+        match begun.iter_mut().find(|(one, when, _)| (*one, *when) == (id, epoch)) {
+            Some((.., count)) => *count += 1,
+            None => begun.push((id, epoch, 1)),
+        }
+        true
+    }
+
+    /// So much has ended that began, each under this ownership; these records are done, each an ownership and an offset.
+    pub(crate) fn end(&self, ended: &[u64], done: &[(u64, i64)]) {
+        if ended.is_empty() && done.is_empty() {
+            return;
+        }
+        let mut state = self.0.lock();
+        for tag in ended {
+            state.end(*tag);
+        }
+        for (tag, offset) in done {
+            let (id, epoch) = Ledger::from_tag(*tag);
+            state.ledger.completed(id, epoch, *offset..offset + 1);
+        }
+        state.handled += done.len() as u64;
+        drop(state);
+        // There is something to commit, and perhaps a revocation that waits.
+        self.0.bell.ring();
+    }
+}
+
+impl State {
+    fn end(&mut self, tag: u64) {
+        let (id, epoch) = Ledger::from_tag(tag);
+        let Some(place) = self.begun.iter().position(|(one, when, _)| (*one, *when) == (id, epoch)) else { return };
+        let (.., count) = &mut self.begun[place];
+        *count -= 1;
+        if *count == 0 {
+            self.begun.swap_remove(place);
+        }
+    }
+}
