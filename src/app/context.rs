@@ -35,7 +35,18 @@ pub(super) struct Handled {
     pub(super) answered: Mutex<Vec<(String, Vec<u8>)>>,
 }
 
+impl Handled {
+    pub(super) fn new(record: Record, slot: Slot, attempt: u32, pipeline: Option<Arc<str>>) -> Self {
+        Self { record, slot, attempt, pipeline, answered: Mutex::default() }
+    }
+}
+
 impl Context {
+    /// The handling has ended, even if somebody keeps this.
+    pub(super) fn end(&self) {
+        self.handled.slot.end();
+    }
+
     pub(super) fn new(emitter: &Emitter, handled: Handled) -> Self {
         let handled = Arc::new(handled);
         Self { emitter: emitter.during(&handled), handled }

@@ -1,1 +1,435 @@
-//! Runs records through handlers.
+//! Takes records, gives them to handlers, and says of each when it is done.
+
+use std::any::Any;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::app::context::{Context, Handled};
+use crate::app::counts::{Count, Counts};
+use crate::app::emitter::Emitter;
+use crate::app::record::{Parts, Record};
+use crate::app::schedule::{End, Job, Schedule, Unit};
+use crate::app::slot::{Slot, Slots};
+use crate::app::task::{BoxFuture, Kind, Route, Router, Task};
+use crate::consumer::{After, Consumer, Policies, Tally, caught};
+use crate::error::{BoxError, Error, HandlerError, Result, panic_text};
+use crate::message::arena::Arena;
+use crate::message::excerpt;
+use crate::producer::Delivery;
+
+/// The most records that are taken at once.
+const TAKE: usize = 500;
+/// How long the client's end may take.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// What is asked of every record before anything handles it.
+pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Result<(), HandlerError>> + Send + Sync>;
+
+/// What the builder says.
+pub(super) struct Options {
+    pub(super) max_concurrent_tasks: usize,
+    pub(super) max_concurrent_pipelines: usize,
+    /// How long the end waits for what is being handled.
+    pub(super) drain: Duration,
+    /// Whether a partition's records are handled one after the other, whatever their keys.
+    pub(super) in_order: bool,
+    pub(super) gate: Option<Gate>,
+}
+
+/// See the module's own words.
+pub(super) struct Engine {
+    consumer: Owned,
+    tally: Tally,
+    policies: Policies,
+    emitter: Emitter,
+    router: Arc<dyn Router>,
+    gate: Option<Gate>,
+    drain: Duration,
+    counts: Counts,
+    schedule: Schedule,
+    handlers: Slots,
+    pipelines: Slots,
+    freed: Arc<Notify>,
+    running: JoinSet<Ended>,
+    /// What begins again after a pause.
+    retries: BinaryHeap<Reverse<(Instant, Unit)>>,
+    /// What the tally is told next.
+    ended: Vec<u64>,
+    done: Vec<(u64, i64)>,
+}
+
+/// What has come to an end.
+enum Ended {
+    Unit(Unit, Outcome),
+    Letter { record: Record, arena: Arena, outcome: Result<Delivery> },
+}
+
+enum Outcome {
+    Ok,
+    Unreadable(serde_json::Error),
+    /// It answered with this.
+    Failed(BoxError),
+    Panicked(BoxError),
+}
+
+/// A consumer whose end does not block the thread that drops it.
+struct Owned(Option<Consumer>);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(consumer) = self.0.take() {
+            // Without a thread it has to block here.
+            let _ = std::thread::Builder::new().name("kafka-envelope close".into()).spawn(move || drop(consumer));
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn new(
+        consumer: Consumer,
+        options: Options,
+        emitter: Emitter,
+        router: Arc<dyn Router>,
+        counts: Counts,
+    ) -> Self {
+        let freed = Arc::new(Notify::new());
+        Self {
+            tally: consumer.tally(),
+            policies: consumer.policies(),
+            consumer: Owned(Some(consumer)),
+            emitter,
+            router,
+            schedule: Schedule::new(options.in_order, options.gate.is_some()),
+            gate: options.gate,
+            drain: options.drain,
+            counts,
+            handlers: Slots::new(options.max_concurrent_tasks, Arc::clone(&freed)),
+            pipelines: Slots::new(options.max_concurrent_pipelines, Arc::clone(&freed)),
+            freed,
+            running: JoinSet::new(),
+            retries: BinaryHeap::new(),
+            ended: Vec::new(),
+            done: Vec::new(),
+        }
+    }
+
+    /// Handles records until `shutdown` is ready, the consumer is stopped, or something fails for good. Then what is
+    /// being handled is finished within the drain's time, and what is done is committed.
+    ///
+    /// # Errors
+    /// What failed; else [`Error::NotCommitted`] or [`Error::Closed`] where the end did not go well.
+    pub(super) async fn run_until(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let outcome = self.work(shutdown).await;
+        let drained = self.finish().await;
+        let closed = self.close().await;
+        outcome.and(drained).and(closed)
+    }
+
+    async fn work(&mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let mut shutdown = pin!(shutdown);
+        let freed = Arc::clone(&self.freed);
+        loop {
+            self.start()?;
+            self.tell();
+            let retry = self.retries.peek().map(|Reverse((at, ..))| *at);
+            let room = self.schedule.room().min(TAKE);
+            let Self { consumer: Owned(Some(consumer)), running, .. } = self else { return Ok(()) };
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                Some(ended) = running.join_next(), if !running.is_empty() => {
+                    self.settle_all(ended.ok())?;
+                }
+                taken = consumer.take(room) => match taken? {
+                    Some(arena) => self.accept(arena)?,
+                    None => return Ok(()),
+                },
+                () = freed.notified() => {}
+                () = at(retry) => self.wake_retries(),
+            }
+        }
+    }
+
+    /// What was taken is queued, where there is something to do with it.
+    fn accept(&mut self, arena: Arena) -> Result<()> {
+        for place in arena.records() {
+            let mut parts = Parts::of(&arena, place);
+            let route = self.router.route(&mut parts);
+            let record = parts.share();
+            match route {
+                Route::Tasks(tasks) if !tasks.is_empty() => {
+                    self.schedule.push(record, tasks);
+                    continue;
+                }
+                Route::Tasks(_) | Route::Nothing => {}
+                Route::Unhandled => self.counts.add(Count::Unhandled),
+                Route::NoEvent(why) => {
+                    log::warn!("{} is skipped: {why}", record.place());
+                    self.counts.add(Count::WithoutEvent);
+                }
+                Route::Unreadable(source) => {
+                    let error = undecodable(&record, source);
+                    match self.policies.after_unreadable() {
+                        After::Stop | After::Again(_) => return Err(error),
+                        After::Skip => self.skip(&record, 0, &error),
+                        After::Bury => {
+                            self.bury(record, 0, &error)?;
+                            continue;
+                        }
+                    }
+                }
+            }
+            self.done.push((record.tag(), record.offset()));
+        }
+        self.consumer()?.recycle(arena);
+        Ok(())
+    }
+
+    fn consumer(&self) -> Result<&Consumer> {
+        self.consumer.0.as_ref().ok_or_else(|| Error::Closed("it has ended".into()))
+    }
+
+    /// Begins whatever there is a place for.
+    fn start(&mut self) -> Result<()> {
+        for kind in [Kind::Handler, Kind::Pipeline] {
+            while self.schedule.is_ready(kind) {
+                let slots = match kind {
+                    Kind::Handler => &self.handlers,
+                    Kind::Pipeline => &self.pipelines,
+                };
+                let Some(slot) = slots.take() else { break };
+                if let Some(unit) = self.schedule.pop(kind) {
+                    self.start_one(unit, slot)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start_one(&mut self, unit: Unit, slot: Slot) -> Result<()> {
+        let Some(job) = self.schedule.job_mut(unit.job) else { return Ok(()) };
+        if !self.tally.begin(job.record.tag()) {
+            job.end = End::Gone;
+            return self.unit_ended(unit);
+        }
+        let record = job.record.clone();
+        let attempt = job.failures.get(unit.task).map_or(1, |failures| failures.saturating_add(1));
+        let task = job.tasks.get(unit.task).cloned();
+        let pipeline = task.as_ref().and_then(|task| task.pipeline()).cloned();
+        let context = Context::new(&self.emitter, Handled::new(record.clone(), slot, attempt, pipeline));
+        match (task, &self.gate) {
+            (Some(task), _) => {
+                self.running.spawn(async move { Ended::Unit(unit, handle(&*task, &record, context).await) });
+            }
+            (None, Some(gate)) => {
+                let gate = Arc::clone(gate);
+                self.running.spawn(async move { Ended::Unit(unit, pass(&gate, context).await) });
+            }
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Everything that has ended by now.
+    fn settle_all(&mut self, first: Option<Ended>) -> Result<()> {
+        let mut next = first;
+        loop {
+            if let Some(ended) = next {
+                self.settle(ended)?;
+            }
+            match self.running.try_join_next() {
+                Some(ended) => next = ended.ok(),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn settle(&mut self, ended: Ended) -> Result<()> {
+        let (unit, outcome) = match ended {
+            Ended::Unit(unit, outcome) => (unit, outcome),
+            Ended::Letter { record, arena, outcome } => {
+                self.consumer()?.buried(&arena, outcome)?;
+                self.counts.add(Count::DeadLettered);
+                self.done.push((record.tag(), record.offset()));
+                return Ok(());
+            }
+        };
+        let is_gate = self.schedule.is_gate(unit);
+        let Some(job) = self.schedule.job_mut(unit.job) else { return Ok(()) };
+        self.ended.push(job.record.tag());
+        let (after, error) = match outcome {
+            Outcome::Ok if is_gate => {
+                self.schedule.open_gate(unit.job);
+                return Ok(());
+            }
+            Outcome::Ok => return self.unit_ended(unit),
+            Outcome::Failed(reason) if is_gate => {
+                log::warn!("{} is rejected: {reason}", job.record.place());
+                job.end = End::Rejected;
+                return self.unit_ended(unit);
+            }
+            Outcome::Unreadable(source) => (self.policies.after_unreadable(), undecodable(&job.record, source)),
+            Outcome::Failed(source) | Outcome::Panicked(source) => {
+                let failures = job.failed(unit);
+                let after = self.policies.after_failure(failures);
+                let error = Error::Handler { batch: job.record.to_arena(0).reference().to_string(), source };
+                if let After::Again(pause) = after {
+                    log::warn!("attempt {failures}, again in {pause:?}: {error}");
+                }
+                (after, error)
+            }
+        };
+        match after {
+            After::Stop => return Err(error),
+            After::Again(pause) => {
+                self.counts.add(Count::Retried);
+                self.retries.push(Reverse((Instant::now() + pause, unit)));
+                return Ok(());
+            }
+            After::Skip | After::Bury if matches!(job.end, End::Done) => {
+                job.end = End::GivenUp { error, is_letter: after == After::Bury };
+            }
+            After::Skip | After::Bury => {}
+        }
+        self.unit_ended(unit)
+    }
+
+    /// A task has ended for good, and perhaps its job with it.
+    fn unit_ended(&mut self, unit: Unit) -> Result<()> {
+        if !self.schedule.ended(unit) {
+            return Ok(());
+        }
+        let Some(Job { record, failures, end, .. }) = self.schedule.remove(unit.job) else { return Ok(()) };
+        let failures = failures.into_iter().max().unwrap_or(0);
+        match end {
+            End::Done => self.counts.add(Count::Handled),
+            End::Rejected => self.counts.add(Count::Rejected),
+            End::GivenUp { error, is_letter: false } => self.skip(&record, failures, &error),
+            End::GivenUp { error, is_letter: true } => return self.bury(record, failures, &error),
+            End::Gone => return Ok(()),
+        }
+        self.done.push((record.tag(), record.offset()));
+        Ok(())
+    }
+
+    fn skip(&self, record: &Record, failures: u32, error: &Error) {
+        Consumer::log_skip(&record.to_arena(failures), error);
+        self.counts.add(Count::Skipped);
+    }
+
+    /// The record is done once its letter is acknowledged. A revocation waits for that.
+    fn bury(&mut self, record: Record, failures: u32, error: &Error) -> Result<()> {
+        if !self.tally.begin(record.tag()) {
+            return Ok(());
+        }
+        let arena = record.to_arena(failures);
+        let letter = self.consumer()?.bury(&arena, error)?;
+        self.running.spawn(async move { Ended::Letter { outcome: letter.await, record, arena } });
+        Ok(())
+    }
+
+    fn wake_retries(&mut self) {
+        let now = Instant::now();
+        while let Some(Reverse((at, unit))) = self.retries.pop() {
+            if at > now {
+                self.retries.push(Reverse((at, unit)));
+                return;
+            }
+            self.schedule.again(unit);
+        }
+    }
+
+    /// Tells the consumer what has ended and what is done.
+    fn tell(&mut self) {
+        self.tally.end(&self.ended, &self.done);
+        self.ended.clear();
+        self.done.clear();
+    }
+
+    /// What is being handled is finished, but no longer than for the drain's time.
+    async fn finish(&mut self) -> Result<()> {
+        self.schedule.clear();
+        self.retries.clear();
+        let deadline = Instant::now() + self.drain;
+        let mut outcome = Ok(());
+        while let Ok(Some(ended)) = timeout_at(deadline, self.running.join_next()).await {
+            let settled = self.settle_all(ended.ok());
+            // Nothing begins any more.
+            self.schedule.clear();
+            self.retries.clear();
+            self.tell();
+            outcome = outcome.and(settled);
+        }
+        if !self.running.is_empty() {
+            let (left, drain) = (self.running.len(), self.drain);
+            log::warn!("{left} tasks are given up, which did not end within {drain:?}: their records come again");
+            self.running.shutdown().await;
+        }
+        outcome
+    }
+
+    /// What is done is committed, and the consumer leaves its group.
+    async fn close(&mut self) -> Result<()> {
+        self.tell();
+        let Some(mut consumer) = self.consumer.0.take() else { return Ok(()) };
+        let confirmed = consumer.confirm_async(true).await;
+        let closed = spawn_blocking(move || consumer.close(CLOSE)).await;
+        confirmed.and(closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))))
+    }
+}
+
+/// Handles a record's message.
+async fn handle(task: &dyn Task, record: &Record, context: Context) -> Outcome {
+    let start = || task.start(record, context.clone());
+    let outcome = match catch_unwind(AssertUnwindSafe(start)) {
+        Ok(Ok(handling)) => outcome_of(caught(handling).await),
+        Ok(Err(source)) => Outcome::Unreadable(source),
+        Err(panic) => panicked(&*panic),
+    };
+    context.end();
+    outcome
+}
+
+/// Asks the gate.
+async fn pass(gate: &Gate, context: Context) -> Outcome {
+    let asked = caught(async { gate(context.clone()).await }).await;
+    context.end();
+    outcome_of(asked)
+}
+
+fn outcome_of(ended: Result<Result<(), HandlerError>, Box<dyn Any + Send>>) -> Outcome {
+    match ended {
+        Ok(Ok(())) => Outcome::Ok,
+        Ok(Err(error)) => Outcome::Failed(error.into_inner()),
+        Err(panic) => panicked(&*panic),
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    Outcome::Panicked(format!("it panicked: {}", panic_text(panic)).into())
+}
+
+fn undecodable(record: &Record, source: serde_json::Error) -> Error {
+    Error::Undecodable {
+        topic: record.topic().to_owned(),
+        partition: record.partition(),
+        offset: record.offset(),
+        key: record.key().map(excerpt),
+        source,
+    }
+}
+
+/// At that time; never, where there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

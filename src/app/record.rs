@@ -160,6 +160,11 @@ impl Record {
         }
     }
 
+    /// The bytes of key, value and headers.
+    pub(super) fn size(&self) -> usize {
+        self.0.bytes.len()
+    }
+
     /// The ownership under which it was read.
     pub(super) fn tag(&self) -> u64 {
         self.0.source.tag

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::consumer::dead_letters::Reason;
 use crate::consumer::ledger::Ledger;
-use crate::consumer::link::{Link, Look, State};
-use crate::consumer::policy::{GiveUp, OnUndecodable};
+use crate::consumer::link::{Link, State};
+use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
@@ -15,6 +15,13 @@ use crate::producer::{Delivery, Pending};
 /// Says of single records that they are begun and done, from anywhere.
 #[derive(Debug)]
 pub(crate) struct Tally(Arc<Link>);
+
+/// What the builder said of failures.
+#[derive(Clone, Debug)]
+pub(crate) struct Policies {
+    on_error: OnError,
+    on_undecodable: OnUndecodable,
+}
 
 /// What comes after a failure.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -51,26 +58,9 @@ impl Consumer {
         Tally(Arc::clone(&self.link))
     }
 
-    /// What comes after a handler failed so often on a record.
-    pub(crate) fn after_failure(&self, failures: u32) -> After {
-        let on_error = &self.desk.options.on_error;
-        if failures < on_error.backoff.attempts {
-            return After::Again(on_error.backoff.pause(failures));
-        }
-        match on_error.then {
-            GiveUp::Stop => After::Stop,
-            GiveUp::Skip => After::Skip,
-            GiveUp::DeadLetter => After::Bury,
-        }
-    }
-
-    /// What comes after a record that cannot be read.
-    pub(crate) fn after_unreadable(&self) -> After {
-        match self.desk.options.on_undecodable {
-            OnUndecodable::Stop => After::Stop,
-            OnUndecodable::Skip => After::Skip,
-            OnUndecodable::DeadLetter => After::Bury,
-        }
+    pub(crate) fn policies(&self) -> Policies {
+        let options = &self.desk.options;
+        Policies { on_error: options.on_error.clone(), on_undecodable: options.on_undecodable }
     }
 
     /// Logs that the one record of this arena is skipped.
@@ -105,6 +95,30 @@ impl Consumer {
                 Ok(())
             }
             Err(error) => Err(dead_letters.not_written(arena, record, error)),
+        }
+    }
+}
+
+impl Policies {
+    /// What comes after a handler failed so often on a record.
+    pub(crate) fn after_failure(&self, failures: u32) -> After {
+        let OnError { backoff, then, .. } = &self.on_error;
+        if failures < backoff.attempts {
+            return After::Again(backoff.pause(failures));
+        }
+        match then {
+            GiveUp::Stop => After::Stop,
+            GiveUp::Skip => After::Skip,
+            GiveUp::DeadLetter => After::Bury,
+        }
+    }
+
+    /// What comes after a record that cannot be read.
+    pub(crate) fn after_unreadable(&self) -> After {
+        match self.on_undecodable {
+            OnUndecodable::Stop => After::Stop,
+            OnUndecodable::Skip => After::Skip,
+            OnUndecodable::DeadLetter => After::Bury,
         }
     }
 }

@@ -45,7 +45,7 @@ pub(crate) use attempt::{Portion, attempt_with};
 pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
 #[cfg(feature = "app")]
-pub(crate) use flow::{After, Tally};
+pub(crate) use flow::{After, Policies, Tally};
 pub use health::{Health, OffsetReset, Stall, StallCause};
 #[cfg(feature = "export")]
 pub(crate) use link::Bell;
