@@ -235,6 +235,8 @@ mod message;
 mod native;
 pub mod producer;
 pub mod settings;
+#[cfg(feature = "signal")]
+mod signal;
 pub mod testing;
 mod transaction;
 
@@ -249,6 +251,8 @@ pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received, Timesta
 #[doc(inline)]
 pub use producer::{Delivery, Pending, Producer, ProducerBuilder, Report};
 pub use rdkafka;
+#[cfg(all(feature = "signal", feature = "tokio"))]
+pub use signal::shutdown_signal;
 pub use transaction::{Outbox, TransactionalProducer, TransactionalProducerBuilder};
 
 /// The README's programs, compiled and, where they need no broker, run.

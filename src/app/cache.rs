@@ -13,6 +13,25 @@ pub trait ResponseCache: Send + Sync + 'static {
     fn set(&self, key: &str, value: &[u8], expiry: Duration) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
+/// A cache, whatever its type.
+pub(super) trait AnyCache: Send + Sync + 'static {
+    fn get<'a>(&'a self, key: &'a str) -> Pending<'a, Option<Vec<u8>>>;
+
+    fn set<'a>(&'a self, key: &'a str, value: &'a [u8], expiry: Duration) -> Pending<'a, ()>;
+}
+
+type Pending<'a, T> = std::pin::Pin<Box<dyn Future<Output = Result<T, HandlerError>> + Send + 'a>>;
+
+impl<C: ResponseCache> AnyCache for C {
+    fn get<'a>(&'a self, key: &'a str) -> Pending<'a, Option<Vec<u8>>> {
+        Box::pin(ResponseCache::get(self, key))
+    }
+
+    fn set<'a>(&'a self, key: &'a str, value: &'a [u8], expiry: Duration) -> Pending<'a, ()> {
+        Box::pin(ResponseCache::set(self, key, value, expiry))
+    }
+}
+
 /// A cache within the process.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCache;

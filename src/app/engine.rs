@@ -28,7 +28,7 @@ use crate::producer::Delivery;
 /// The most records that are taken at once.
 const TAKE: usize = 500;
 /// How long the client's end may take.
-const CLOSE: Duration = Duration::from_secs(5);
+pub(super) const CLOSE: Duration = Duration::from_secs(5);
 
 /// What is asked of every record before anything handles it.
 pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Result<(), HandlerError>> + Send + Sync>;

@@ -112,3 +112,13 @@ pub(super) async fn blocking<O: Send + 'static>(
         },
     }
 }
+
+/// A handler of an event, whatever its types.
+pub(super) fn handler_task<M: 'static, H>(handler: H) -> Arc<dyn crate::app::task::Task>
+where
+    H: Handler<M, Output = ()>,
+    H::Input: serde::de::DeserializeOwned,
+{
+    let _ = handler;
+    todo!()
+}

@@ -1,24 +1,27 @@
 //! Who waits for which response.
 
-use crate::app::cache::ResponseCache;
+use std::sync::Arc;
+
+use crate::app::cache::AnyCache;
+use crate::app::counts::Counts;
 
 /// Who waits for which response.
 pub(super) struct Responses;
 
 impl Responses {
-    /// `answers`: the topics and events that are responses.
-    pub(super) fn new(answers: Vec<(String, String)>, cache: Option<impl ResponseCache>) -> Self {
-        let _ = (answers, cache.is_some());
+    /// `answers`: the topics and events that are responses to anybody who waits; `piped`: those that only pipelines wait for.
+    pub(super) fn new(
+        answers: Vec<(String, String)>,
+        piped: Vec<(String, String)>,
+        cache: Option<Arc<dyn AnyCache>>,
+        counts: Counts,
+    ) -> Self {
+        let _ = (answers, piped, cache.is_some(), counts);
         Self
     }
 
     /// The topics from which responses come.
     pub(super) fn topics(&self) -> Vec<String> {
-        todo!()
-    }
-
-    /// Responses that nobody waited for any more.
-    pub(super) fn late(&self) -> u64 {
         todo!()
     }
 }

@@ -25,6 +25,10 @@ impl Registrations {
         let _ = (event, task);
     }
 
+    pub(super) fn payload<T: serde::de::DeserializeOwned>(&mut self, topic: String) {
+        let _ = topic;
+    }
+
     /// Checks and sorts it.
     ///
     /// # Errors

@@ -65,6 +65,31 @@ impl ConsumerBuilder {
         self
     }
 
+    /// The same in another group.
+    #[cfg(feature = "app")]
+    pub(crate) fn in_group(mut self, group: &str) -> Self {
+        self.group = group.to_owned();
+        self
+    }
+
+    /// A consumer in another group, which reaches its brokers in the same way and reads everything from the start.
+    #[cfg(feature = "app")]
+    pub(crate) fn sibling(&self, group: &str) -> Self {
+        let settings = self.settings.clone().map([("auto.offset.reset", "earliest")]);
+        Self { settings, ..Self::new(&self.service, &self.brokers, group) }
+    }
+
+    /// What decides how it reaches its brokers.
+    ///
+    /// # Errors
+    /// As [`ConsumerBuilder::build`].
+    #[cfg(feature = "app")]
+    pub(crate) fn connection(&self) -> Result<Vec<(String, String)>> {
+        let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
+        let settings = self.settings.resolve(&managed)?;
+        Ok(settings.connection().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
+
     /// Without topics: [`Consumer::subscription`] says which are read, and that may change.
     #[cfg(feature = "export")]
     pub(crate) fn topics_change(mut self) -> Self {

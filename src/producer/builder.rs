@@ -60,6 +60,13 @@ impl ProducerBuilder {
         self
     }
 
+    /// Which partition a key goes to, unless somebody says otherwise.
+    #[cfg(feature = "app")]
+    pub(crate) fn partitioner(mut self, partitioner: &str) -> Self {
+        self.settings = self.settings.fallback("partitioner", partitioner);
+        self
+    }
+
     /// Everything is sent in transactions of this id.
     pub(crate) fn transactional(mut self, id: &str) -> Self {
         self.settings = self
