@@ -1,11 +1,15 @@
 //! What handles a message.
 
-use std::marker;
+use std::marker::{self, PhantomData};
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use tokio::task::spawn_blocking;
 
 use crate::app::context::Context;
+use crate::app::read;
+use crate::app::record::Record;
+use crate::app::task::{BoxFuture, Kind, Task};
 use crate::error::HandlerError;
 
 /// Marks a handler that is async.
@@ -114,11 +118,36 @@ pub(super) async fn blocking<O: Send + 'static>(
 }
 
 /// A handler of an event, whatever its types.
-pub(super) fn handler_task<M: 'static, H>(handler: H) -> Arc<dyn crate::app::task::Task>
+pub(super) fn handler_task<M: 'static, H>(handler: H) -> Arc<dyn Task>
 where
     H: Handler<M, Output = ()>,
-    H::Input: serde::de::DeserializeOwned,
+    H::Input: DeserializeOwned,
 {
-    let _ = handler;
-    todo!()
+    Arc::new(Typed { handler: Arc::new(handler), marker: PhantomData })
+}
+
+struct Typed<M, H> {
+    handler: Arc<H>,
+    marker: PhantomData<fn() -> M>,
+}
+
+impl<M: 'static, H> Task for Typed<M, H>
+where
+    H: Handler<M, Output = ()>,
+    H::Input: DeserializeOwned,
+{
+    fn kind(&self) -> Kind {
+        Kind::Handler
+    }
+
+    fn start(
+        &self,
+        record: &Record,
+        context: Context,
+    ) -> Result<BoxFuture<Result<(), HandlerError>>, serde_json::Error> {
+        let message = read::message(record)?;
+        let handler = Arc::clone(&self.handler);
+        // Called within the future: what a function does before its first await belongs to the task as well.
+        Ok(Box::pin(async move { handler.call(message, context).await }))
+    }
 }

@@ -14,6 +14,7 @@ mod form;
 mod handler;
 mod json;
 mod pipeline;
+mod read;
 mod record;
 #[cfg(feature = "redis")]
 mod redis_cache;

@@ -44,6 +44,17 @@ pub(super) enum Message {
     Text(Box<str>),
 }
 
+impl Message {
+    /// The message that stands in this value.
+    pub(super) fn within<'a>(&'a self, value: &'a [u8]) -> &'a [u8] {
+        match self {
+            Self::Value => value,
+            Self::Part(range) => value.get(range.clone()).unwrap_or_default(),
+            Self::Text(text) => text.as_bytes(),
+        }
+    }
+}
+
 impl Parts {
     pub(super) fn of(arena: &Arena, place: &Place) -> Self {
         let (key, value, headers) = (arena.key(place), arena.value(place), arena.headers(place));
@@ -152,12 +163,7 @@ impl Record {
 
     /// What the handlers decode.
     pub(super) fn message(&self) -> &[u8] {
-        let value = self.value().unwrap_or_default();
-        match &self.0.message {
-            Message::Value => value,
-            Message::Part(range) => value.get(range.clone()).unwrap_or_default(),
-            Message::Text(text) => text.as_bytes(),
-        }
+        self.0.message.within(self.value().unwrap_or_default())
     }
 
     /// The bytes of key, value and headers.

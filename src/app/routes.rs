@@ -1,28 +1,55 @@
 //! Which handlers and pipelines an event of a topic has.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
+
 use crate::app::form::Form;
+use crate::app::read::{Said, fit, read};
 use crate::app::record::Parts;
 use crate::app::task::{Route, Router, Task};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::settings::check;
 
 /// What was registered, until it is checked.
 #[derive(Default)]
-pub(super) struct Registrations;
+pub(super) struct Registrations {
+    handlers: Vec<(String, Option<String>, Arc<dyn Task>)>,
+    pipelines: Vec<(String, Arc<dyn Task>)>,
+    payloads: Vec<(String, Payload)>,
+}
 
-/// Which handlers and pipelines an event of a topic has.
-pub(super) struct Routes;
+/// Whether the message within a value fits a type. It gets the value and the message.
+type Payload = Box<dyn Fn(&[u8], &[u8]) -> Result<(), serde_json::Error> + Send + Sync>;
+
+/// Which handlers and pipelines an event of a topic has: one look into a map, however many there are.
+pub(super) struct Routes {
+    form: Form,
+    topics: HashMap<Box<str>, Listened>,
+}
+
+/// A topic that is listened to.
+#[derive(Default)]
+struct Listened {
+    payload: Option<Payload>,
+    events: HashMap<Box<str>, Vec<Arc<dyn Task>>>,
+}
 
 impl Registrations {
     /// A handler of this event: from this topic, or from all.
     pub(super) fn handler(&mut self, event: String, topic: Option<String>, task: Arc<dyn Task>) {
-        let _ = (event, topic, task);
+        self.handlers.push((event, topic, task));
     }
 
     /// A pipeline by `event` or `topic.event`.
     pub(super) fn pipeline(&mut self, event: String, task: Arc<dyn Task>) {
-        let _ = (event, task);
+        self.pipelines.push((event, task));
+    }
+
+    /// Every record of this topic has to fit `T`.
+    pub(super) fn payload<T: DeserializeOwned>(&mut self, topic: String) {
+        self.payloads.push((topic, Box::new(|value, message| fit::<T>(value, message).map(drop))));
     }
 
     pub(super) fn payload<T: serde::de::DeserializeOwned>(&mut self, topic: String) {
@@ -34,14 +61,115 @@ impl Registrations {
     /// # Errors
     /// [`Error::Setting`](crate::Error::Setting)
     pub(super) fn build(self, topics: &[String], form: Form) -> Result<Routes> {
-        let _ = (topics, form);
-        todo!()
+        for topic in topics {
+            if topic.starts_with('^') {
+                let reason = format!("`{topic}` is a pattern: handlers belong to topics that are named");
+                return Err(Error::setting("listen", reason));
+            }
+            check::topic(topic)?;
+        }
+        if topics.is_empty() && !(self.handlers.is_empty() && self.pipelines.is_empty()) {
+            return Err(Error::setting("listen", "there is no topic, so nothing that is registered would be called"));
+        }
+        let listened = topics.iter().map(|topic| (topic.as_str().into(), Listened::default())).collect();
+        let mut routes = Routes { form, topics: listened };
+        for (topic, payload) in self.payloads {
+            let listened = routes.listened("payload", &topic)?;
+            if listened.payload.replace(payload).is_some() {
+                return Err(Error::setting("payload", format!("the topic `{topic}` has two types")));
+            }
+        }
+        for (event, topic, task) in self.handlers {
+            match topic {
+                Some(topic) => routes.add_handler("on_topic", &topic, &event, task)?,
+                None => topics
+                    .iter()
+                    // A topic may be named twice.
+                    .collect::<HashSet<_>>()
+                    .into_iter()
+                    .try_for_each(|topic| routes.add_handler("on", topic, &event, Arc::clone(&task)))?,
+            }
+        }
+        routes.add_pipelines(&self.pipelines)?;
+        Ok(routes)
+    }
+}
+
+impl Routes {
+    fn listened(&mut self, key: &str, topic: &str) -> Result<&mut Listened> {
+        let listened = self.topics.get_mut(topic);
+        listened.ok_or_else(|| Error::setting(key, format!("the topic `{topic}` is not listened to")))
+    }
+
+    fn add_handler(&mut self, key: &str, topic: &str, event: &str, task: Arc<dyn Task>) -> Result<()> {
+        if event.is_empty() {
+            return Err(Error::setting(key, "the event's name is empty"));
+        }
+        let tasks = self.listened(key, topic)?.events.entry(event.into()).or_default();
+        if !tasks.is_empty() {
+            let reason = format!("the event `{event}` of the topic `{topic}` has two handlers");
+            return Err(Error::setting(key, reason));
+        }
+        tasks.push(task);
+        Ok(())
+    }
+
+    /// A pipeline by the event alone comes before one by topic and event.
+    fn add_pipelines(&mut self, pipelines: &[(String, Arc<dyn Task>)]) -> Result<()> {
+        let mut keys = HashSet::new();
+        for (key, task) in pipelines {
+            if key.is_empty() {
+                return Err(Error::setting("pipeline", "the event's name is empty"));
+            }
+            task.check()?;
+            if !keys.insert(key.as_str()) {
+                return Err(Error::setting("pipeline", format!("there are two for `{key}`")));
+            }
+        }
+        for (topic, listened) in &mut self.topics {
+            for (key, task) in pipelines {
+                listened.add(key, task);
+                let event = key.strip_prefix(&**topic).and_then(|rest| rest.strip_prefix('.'));
+                let Some(event) = event.filter(|event| !event.is_empty()) else { continue };
+                if keys.contains(event) {
+                    log::warn!("the pipeline for `{key}` gets nothing: the one for `{event}` comes first");
+                } else {
+                    listened.add(event, task);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Listened {
+    fn add(&mut self, event: &str, task: &Arc<dyn Task>) {
+        self.events.entry(event.into()).or_default().push(Arc::clone(task));
     }
 }
 
 impl Router for Routes {
     fn route(&self, parts: &mut Parts) -> Route {
-        let _ = parts;
-        todo!()
+        let said = match read(&self.form, parts) {
+            Ok(said) => said,
+            Err(route) => return route,
+        };
+        let listened = self.topics.get(parts.topic());
+        if let Some(payload) = listened.and_then(|listened| listened.payload.as_ref()) {
+            let value = parts.value().unwrap_or_default();
+            if let Err(error) = payload(value, said.message.within(value)) {
+                return Route::Unreadable(error);
+            }
+        }
+        let Some(tasks) = listened.and_then(|listened| listened.events.get(&*said.event)) else {
+            return Route::Unhandled;
+        };
+        let Said { message, history, .. } = said;
+        (parts.message, parts.history) = (message, history);
+        Route::Tasks(tasks.clone())
     }
 }
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

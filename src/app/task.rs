@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::app::context::Context;
 use crate::app::record::{Parts, Record};
-use crate::error::HandlerError;
+use crate::error::{HandlerError, Result};
 
 pub(super) type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
@@ -22,6 +22,14 @@ pub(super) trait Task: Send + Sync + 'static {
     /// The name of the pipeline.
     fn pipeline(&self) -> Option<&Arc<str>> {
         None
+    }
+
+    /// What cannot work about it.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting)
+    fn check(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Decodes the record's message and begins to handle it.
