@@ -234,6 +234,8 @@ pub mod low_level;
 mod message;
 mod native;
 pub mod producer;
+#[cfg(any(feature = "app", feature = "export"))]
+mod python;
 pub mod settings;
 #[cfg(feature = "signal")]
 mod signal;

@@ -32,6 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::iter;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -181,7 +182,7 @@ fn send_all<K: AsRef<[u8]>, V: AsRef<[u8]>>(
     let limit = producer.context().limit;
     let mut skipped = Vec::new();
     for (index, (key, value)) in batch.iter().enumerate() {
-        let bytes = wire_size(key.as_ref().map(AsRef::as_ref), value.as_ref().len(), &[]);
+        let bytes = wire_size(key.as_ref().map(AsRef::as_ref), value.as_ref().len(), iter::empty());
         match oversize {
             _ if bytes <= limit => {}
             Oversize::Refuse => return Err(Error::Oversize { index, bytes, limit }),

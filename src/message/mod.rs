@@ -9,4 +9,6 @@ pub use batch::{Batch, Headers, RawBatch, Received};
 pub use outgoing::{Message, Oversize};
 
 pub(crate) use batch::{Unreadable, decode, excerpt};
-pub(crate) use outgoing::{NewHeader, wire_size};
+pub(crate) use outgoing::{NewHeader, check_header_names, header, wire_size};
+#[cfg(feature = "app")]
+pub(crate) use outgoing::{check_partition, check_timestamp};

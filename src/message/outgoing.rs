@@ -36,6 +36,11 @@ pub struct Message<T> {
 /// A header's name and value.
 pub(crate) type NewHeader = (String, Vec<u8>);
 
+/// As a record has it, where a value may be null.
+pub(crate) fn header((name, value): &NewHeader) -> (&str, Option<&[u8]>) {
+    (name, Some(value))
+}
+
 impl<T> Message<T> {
     /// A message made from nothing, with a fresh UUID (version 4) as its id.
     pub fn new(payload: T) -> Self {
@@ -96,19 +101,35 @@ impl<T> Message<T> {
     }
 
     pub(crate) fn checked_partition(&self) -> Result<Option<i32>> {
-        match self.partition {
-            Some(partition @ ..=-1) => Err(Error::setting("partition", format!("{partition} is below 0"))),
-            partition => Ok(partition),
-        }
+        check_partition(self.partition)
     }
 
-    /// In milliseconds. 0 would mean now to librdkafka, and -1 means none in the log.
     pub(crate) fn checked_timestamp(&self) -> Result<Option<i64>> {
-        match self.timestamp.map(|timestamp| timestamp.timestamp_millis()) {
-            Some(..=0) => Err(Error::setting("timestamp", "is not after 1970-01-01T00:00:00Z")),
-            millis => Ok(millis),
-        }
+        check_timestamp(self.timestamp)
     }
+}
+
+pub(crate) fn check_partition(partition: Option<i32>) -> Result<Option<i32>> {
+    match partition {
+        Some(partition @ ..=-1) => Err(Error::setting("partition", format!("{partition} is below 0"))),
+        partition => Ok(partition),
+    }
+}
+
+/// In milliseconds. 0 would mean now to librdkafka, and -1 means none in the log.
+pub(crate) fn check_timestamp(timestamp: Option<DateTime<Utc>>) -> Result<Option<i64>> {
+    match timestamp.map(|timestamp| timestamp.timestamp_millis()) {
+        Some(..=0) => Err(Error::setting("timestamp", "is not after 1970-01-01T00:00:00Z")),
+        millis => Ok(millis),
+    }
+}
+
+/// A NUL byte would end a header's name for librdkafka.
+pub(crate) fn check_header_names<'a>(mut names: impl Iterator<Item = &'a str>) -> Result<()> {
+    if names.any(|name| name.contains('\0')) {
+        return Err(Error::setting("header", "a name contains a NUL byte"));
+    }
+    Ok(())
 }
 
 /// Without the payload and the values of headers: they have no place in a log.
@@ -140,10 +161,15 @@ pub enum Oversize {
 const OVERHEAD: usize = 5 + 1 + 10 + 5 + 5 + 5 + 5;
 
 /// A record's size before compression, as librdkafka compares it to `message.max.bytes`.
-pub(crate) fn wire_size(key: Option<&[u8]>, value: usize, headers: &[NewHeader]) -> usize {
-    let header =
-        |(name, value): &NewHeader| name.len() + varint_size(name.len()) + value.len() + varint_size(value.len());
-    OVERHEAD + key.map_or(0, <[u8]>::len) + value + headers.iter().map(header).sum::<usize>()
+pub(crate) fn wire_size<'a>(
+    key: Option<&[u8]>,
+    value: usize,
+    headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+) -> usize {
+    // The length of a null is -1, which takes a byte as well.
+    let length = |bytes: usize| bytes + varint_size(bytes);
+    let header = |(name, value): (&str, Option<&[u8]>)| length(name.len()) + length(value.map_or(0, <[u8]>::len));
+    OVERHEAD + key.map_or(0, <[u8]>::len) + value + headers.map(header).sum::<usize>()
 }
 
 /// How many bytes a length takes: 7 bits in each, one of them for the sign.

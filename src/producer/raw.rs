@@ -5,7 +5,6 @@ use rdkafka::producer::BaseRecord;
 
 use super::NativeRecord;
 use super::delivery::Entry;
-use crate::message::NewHeader;
 
 /// A record's parts as they shall stand in the log. A header's name may come more than once, and its value may be null.
 #[derive(Clone, Debug)]
@@ -34,8 +33,4 @@ impl<'a, H: Iterator<Item = (&'a str, Option<&'a [u8]>)>> RawRecord<'a, H> {
         }
         record
     }
-}
-
-pub(super) fn header((name, value): &NewHeader) -> (&str, Option<&[u8]>) {
-    (name, Some(value))
 }

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use super::NativeRecord;
 use super::delivery::{Entry, Failure, Tracker, is_full};
-use super::raw::{RawRecord, header};
+use super::raw::RawRecord;
 use crate::envelope::pack_into;
 use crate::error::{Error, Result};
-use crate::message::{Message, Oversize, wire_size};
+use crate::message::{Message, Oversize, check_header_names, header, wire_size};
 
 /// A buffer that held a huge batch is given back to the allocator down to this size.
 pub(super) const KEEP_BYTES: usize = 4 << 20;
@@ -44,13 +44,11 @@ impl Writer {
         message: &Message<T>,
     ) -> Result<Written> {
         let (partition, timestamp) = (message.checked_partition()?, message.checked_timestamp()?);
-        if message.headers().iter().any(|(name, _)| name.contains('\0')) {
-            return Err(Error::setting("header", "a name contains a NUL byte"));
-        }
+        check_header_names(message.headers().iter().map(|(name, _)| name.as_str()))?;
         let start = buffer.len();
         pack_into(buffer, &self.service, at, &message.payload, &message.refs)?;
         let value = start..buffer.len();
-        let bytes = wire_size(message.key(), value.len(), message.headers());
+        let bytes = wire_size(message.key(), value.len(), message.headers().iter().map(header));
         Ok(Written { value, partition, timestamp, bytes })
     }
 }

@@ -13,7 +13,7 @@ use super::sending::{Buffer, KEEP_BYTES};
 use super::threads::CLOSE;
 use super::*;
 use crate::envelope::unpack;
-use crate::message::wire_size;
+use crate::message::{header, wire_size};
 use crate::testing::{ApiKey, EmbeddedBroker, ErrorCode};
 
 const TOPIC: &str = "numbers";
@@ -108,7 +108,7 @@ fn what_can_never_be_sent_is_refused_before_anything_is() {
 /// A text whose envelope has exactly the size at which librdkafka takes or refuses it.
 fn text(producer: &Producer, message: &Message<String>, over: usize) -> Message<String> {
     let empty = crate::pack("test", "", &message.refs).unwrap().len();
-    let room = producer.inner.writer.limit - wire_size(message.key(), empty, message.headers());
+    let room = producer.inner.writer.limit - wire_size(message.key(), empty, message.headers().iter().map(header));
     let mut message = message.clone();
     message.payload = "x".repeat(room + over);
     message
