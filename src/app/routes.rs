@@ -52,10 +52,6 @@ impl Registrations {
         self.payloads.push((topic, Box::new(|value, message| fit::<T>(value, message).map(drop))));
     }
 
-    pub(super) fn payload<T: serde::de::DeserializeOwned>(&mut self, topic: String) {
-        let _ = topic;
-    }
-
     /// Checks and sorts it.
     ///
     /// # Errors

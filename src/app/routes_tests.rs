@@ -181,7 +181,9 @@ fn pipelines_have_two_kinds_of_names() {
     let routes = registrations.build(&topics(&["a", "b", "b"]), Form::default()).unwrap();
     let names = |topic: &str, event: &str| -> Vec<String> {
         match value(&routes, topic, &format!(r#"{{"event":"{event}"}}"#)).0 {
-            Route::Tasks(tasks) => tasks.iter().map(|task| task.pipeline().map_or("", |name| name).to_owned()).collect(),
+            Route::Tasks(tasks) => {
+                tasks.iter().map(|task| task.pipeline().map_or("", |name| name).to_owned()).collect()
+            }
             _ => Vec::new(),
         }
     };
