@@ -97,3 +97,7 @@ impl Drop for Lent<'_> {
         lock(&self.0.held).waits -= 1;
     }
 }
+
+#[cfg(test)]
+#[path = "slot_tests.rs"]
+mod tests;

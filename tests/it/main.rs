@@ -1,6 +1,8 @@
 //! Integration tests, on the Apache Kafka that `scripts/test.sh` gets.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[cfg(feature = "app")]
+mod app_commits;
 mod batches;
 mod bounds;
 mod broker;
