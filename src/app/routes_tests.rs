@@ -138,7 +138,7 @@ fn the_history_of_an_envelope_is_that_of_its_record() {
     let routes = routes(false);
     let (_, record) = outcome(&routes, parts("wrapped", None, Some(value.as_bytes())));
     let history = record.unwrap().reference().history.unwrap();
-    assert_eq!(history.latest().unwrap().service, "shop");
+    assert_eq!(history.stage().unwrap().service, "shop");
     let (_, record) = outcome(&routes, parts("plain", None, Some(br#"{"event":"e","hist":{}}"#)));
     assert!(record.unwrap().reference().history.is_none());
 }
