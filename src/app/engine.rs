@@ -3,9 +3,11 @@
 use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -137,6 +139,10 @@ impl Engine {
         let mut shutdown = pin!(shutdown);
         let freed = Arc::clone(&self.freed);
         loop {
+            // Before anything begins that ended together with it.
+            if poll_fn(|task| Poll::Ready(shutdown.as_mut().poll(task).is_ready())).await {
+                return Ok(());
+            }
             self.start()?;
             self.tell();
             let retry = self.retries.peek().map(|Reverse((at, ..))| *at);
