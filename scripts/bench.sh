@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# This crate's `run` beside two plain rdkafka loops, on a real Apache Kafka; see benches/broker.rs. Takes a few minutes.
+# This crate beside plain rdkafka, on a real Apache Kafka. Takes a few minutes.
+#
+#   bash scripts/bench.sh        `run`, see benches/broker.rs
+#   bash scripts/bench.sh app    the event app, see benches/app.rs
 #
 # KAFKA_BOOTSTRAP_SERVERS   use this broker instead of one that lives as long as the bench
-# RECORDS, ROUNDS           2,000,000 and 3 unless set
+# RECORDS, ROUNDS           how many records, how many rounds
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -14,5 +17,6 @@ if [ -z "${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
     export KAFKA_ENVELOPE_KAFKA_LIBS
 fi
 # Built before the broker runs: compiling beside it would only take its memory.
-cargo bench --bench broker --no-run
-BROKER_HEAP=1g with_broker cargo bench --bench broker
+bench=(--bench "${1:-broker}" --all-features)
+cargo bench "${bench[@]}" --no-run
+BROKER_HEAP=1g with_broker cargo bench "${bench[@]}"

@@ -43,7 +43,7 @@ use crate::app::engine::{Engine, Options};
 use crate::app::form::Form;
 use crate::app::record::{Parts, Record};
 use crate::app::responses::Responses;
-use crate::app::task::{BoxFuture, Kind, Route, Router, Task};
+use crate::app::task::{BoxFuture, Kind, Route, Router, Task, Tasks};
 use crate::consumer::{Consumer, ConsumerBuilder, Health, Stopper};
 use crate::error::{Error, HandlerError, Result};
 use crate::producer::Producer;
@@ -203,14 +203,10 @@ pub fn listener(config: ListenerConfig) -> Result<Listener> {
     let sender = ProducerConfig::new(brokers).config(consumer.connection()?).config([("enable.idempotence", "false")]);
     let consumer = consumer.topics(topics).build()?;
     let (stopper, health, counts) = (consumer.stopper(), consumer.health(), Counts::default());
-    let options = Options {
-        max_concurrent_tasks: limit,
-        max_concurrent_pipelines: 1,
-        drain,
-        in_order: !is_async,
-        gate: None,
-    };
-    let engine = Engine::new(consumer, options, producer(sender)?, Arc::new(Only(callback)), counts.clone());
+    let options =
+        Options { max_concurrent_tasks: limit, max_concurrent_pipelines: 1, drain, in_order: !is_async, gate: None };
+    let engine =
+        Engine::new(consumer, options, producer(sender)?, Arc::new(Only(Arc::new([callback]))), counts.clone());
     Ok(Listener { engine, stopper, health, counts })
 }
 
@@ -261,11 +257,11 @@ impl fmt::Debug for Listener {
 }
 
 /// The same for every record.
-struct Only(Arc<dyn Task>);
+struct Only(Tasks);
 
 impl Router for Only {
     fn route(&self, _: &mut Parts) -> Route {
-        Route::Tasks(vec![Arc::clone(&self.0)])
+        Route::Tasks(Arc::clone(&self.0))
     }
 }
 

@@ -3,13 +3,14 @@
 use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -20,7 +21,7 @@ use crate::app::emitter::Emitter;
 use crate::app::record::{Parts, Record};
 use crate::app::schedule::{End, Job, Schedule, Unit};
 use crate::app::slot::{Slot, Slots};
-use crate::app::task::{BoxFuture, Kind, Route, Router, Task};
+use crate::app::task::{BoxFuture, Kind, Route, Router, Tasks};
 use crate::consumer::{After, Consumer, Policies, Tally, caught};
 use crate::error::{BoxError, Error, HandlerError, Result, panic_text};
 use crate::message::arena::Arena;
@@ -29,11 +30,13 @@ use crate::producer::Delivery;
 
 /// The most records that are taken at once.
 const TAKE: usize = 500;
+/// The most that share a task.
+const SHARE: usize = 16;
 /// How long the client's end may take.
 pub(super) const CLOSE: Duration = Duration::from_secs(5);
 
 /// What is asked of every record before anything handles it.
-pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Result<(), HandlerError>> + Send + Sync>;
+pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Answer> + Send + Sync>;
 
 /// What the builder says.
 pub(super) struct Options {
@@ -63,14 +66,38 @@ pub(super) struct Engine {
     running: JoinSet<Ended>,
     /// What begins again after a pause.
     retries: BinaryHeap<Reverse<(Instant, Unit)>>,
+    /// Of the runtime.
+    threads: usize,
     /// What the tally is told next.
     ended: Vec<u64>,
     done: Vec<(u64, i64)>,
 }
 
+/// What begins.
+struct Begun {
+    unit: Unit,
+    what: What,
+    context: Context,
+}
+
+enum What {
+    Task(Tasks),
+    Gate(Gate),
+}
+
+/// What has begun and goes on by itself.
+struct Waiting {
+    unit: Unit,
+    handling: BoxFuture<Answer>,
+    context: Context,
+}
+
+/// What a handler answers.
+type Answer = Result<(), HandlerError>;
+
 /// What has come to an end.
 enum Ended {
-    Unit(Unit, Outcome),
+    Units { ended: Vec<(Unit, Outcome)>, waiting: Vec<Waiting> },
     Letter { record: Record, arena: Arena, outcome: Result<Delivery> },
 }
 
@@ -118,6 +145,7 @@ impl Engine {
             freed,
             running: JoinSet::new(),
             retries: BinaryHeap::new(),
+            threads: 1,
             ended: Vec::new(),
             done: Vec::new(),
         }
@@ -129,6 +157,7 @@ impl Engine {
     /// # Errors
     /// What failed; else [`Error::NotCommitted`] or [`Error::Closed`] where the end did not go well.
     pub(super) async fn run_until(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        self.threads = Handle::current().metrics().num_workers().max(1);
         let outcome = self.work(shutdown).await;
         let drained = self.finish().await;
         let closed = self.close().await;
@@ -204,6 +233,7 @@ impl Engine {
 
     /// Begins whatever there is a place for.
     fn start(&mut self) -> Result<()> {
+        let mut begun = Vec::new();
         for kind in [Kind::Handler, Kind::Pipeline] {
             while self.schedule.is_ready(kind) {
                 let slots = match kind {
@@ -211,44 +241,55 @@ impl Engine {
                     Kind::Pipeline => &self.pipelines,
                 };
                 let Some(slot) = slots.take() else { break };
-                if let Some(unit) = self.schedule.pop(kind) {
-                    self.start_one(unit, slot)?;
-                }
+                let Some(unit) = self.schedule.pop(kind) else { break };
+                begun.extend(self.begin(unit, slot)?);
             }
+        }
+        // Many at a time share a task for as long as they do not wait: its switch costs more than most handlers do.
+        let share = (begun.len() / self.threads).clamp(1, SHARE);
+        let mut begun = begun.into_iter();
+        while begun.len() > 0 {
+            let share: Vec<_> = begun.by_ref().take(share).collect();
+            self.running.spawn(handle(share));
         }
         Ok(())
     }
 
-    fn start_one(&mut self, unit: Unit, slot: Slot) -> Result<()> {
-        let Some(job) = self.schedule.job_mut(unit.job) else { return Ok(()) };
+    fn begin(&mut self, unit: Unit, slot: Slot) -> Result<Option<Begun>> {
+        let Some(job) = self.schedule.job_mut(unit.job) else { return Ok(None) };
         if !self.tally.begin(job.record.tag()) {
             job.end = End::Gone;
-            return self.unit_ended(unit);
+            return self.unit_ended(unit).map(|()| None);
         }
         let record = job.record.clone();
-        let attempt = job.failures.get(unit.task).map_or(1, |failures| failures.saturating_add(1));
-        let task = job.tasks.get(unit.task).cloned();
-        let pipeline = task.as_ref().and_then(|task| task.pipeline()).cloned();
-        let context = Context::new(&self.emitter, Handled::new(record.clone(), slot, attempt, pipeline));
-        match (task, &self.gate) {
-            (Some(task), _) => {
-                self.running.spawn(async move { Ended::Unit(unit, handle(&*task, &record, context).await) });
-            }
-            (None, Some(gate)) => {
-                let gate = Arc::clone(gate);
-                self.running.spawn(async move { Ended::Unit(unit, pass(&gate, context).await) });
-            }
-            (None, None) => {}
-        }
-        Ok(())
+        let attempt = job.failures(unit).saturating_add(1);
+        let pipeline = job.tasks.get(unit.task).and_then(|task| task.pipeline()).cloned();
+        let what = match &self.gate {
+            Some(gate) if unit.task == job.tasks.len() => What::Gate(Arc::clone(gate)),
+            _ => What::Task(Arc::clone(&job.tasks)),
+        };
+        let context = Context::new(&self.emitter, Handled::new(record, slot, attempt, pipeline));
+        Ok(Some(Begun { unit, what, context }))
     }
 
     /// Everything that has ended by now.
     fn settle_all(&mut self, first: Option<Ended>) -> Result<()> {
         let mut next = first;
         loop {
-            if let Some(ended) = next {
-                self.settle(ended)?;
+            match next {
+                Some(Ended::Units { ended, waiting }) => {
+                    for one in waiting {
+                        self.running.spawn(one.wait());
+                    }
+                    ended.into_iter().try_for_each(|(unit, outcome)| self.settle(unit, outcome))?;
+                }
+                Some(Ended::Letter { record, arena, outcome }) => {
+                    self.ended.push(record.tag());
+                    self.consumer()?.buried(&arena, outcome)?;
+                    self.counts.add(Count::DeadLettered);
+                    self.done.push((record.tag(), record.offset()));
+                }
+                None => {}
             }
             match self.running.try_join_next() {
                 Some(ended) => next = ended.ok(),
@@ -257,16 +298,7 @@ impl Engine {
         }
     }
 
-    fn settle(&mut self, ended: Ended) -> Result<()> {
-        let (unit, outcome) = match ended {
-            Ended::Unit(unit, outcome) => (unit, outcome),
-            Ended::Letter { record, arena, outcome } => {
-                self.consumer()?.buried(&arena, outcome)?;
-                self.counts.add(Count::DeadLettered);
-                self.done.push((record.tag(), record.offset()));
-                return Ok(());
-            }
-        };
+    fn settle(&mut self, unit: Unit, outcome: Outcome) -> Result<()> {
         let is_gate = self.schedule.is_gate(unit);
         let Some(job) = self.schedule.job_mut(unit.job) else { return Ok(()) };
         self.ended.push(job.record.tag());
@@ -312,8 +344,9 @@ impl Engine {
         if !self.schedule.ended(unit) {
             return Ok(());
         }
-        let Some(Job { record, failures, end, .. }) = self.schedule.remove(unit.job) else { return Ok(()) };
-        let failures = failures.into_iter().max().unwrap_or(0);
+        let Some(job) = self.schedule.remove(unit.job) else { return Ok(()) };
+        let failures = job.most_failures();
+        let Job { record, end, .. } = job;
         match end {
             End::Done => self.counts.add(Count::Handled),
             End::Rejected => self.counts.add(Count::Rejected),
@@ -391,26 +424,62 @@ impl Engine {
     }
 }
 
-/// Handles a record's message.
-async fn handle(task: &dyn Task, record: &Record, context: Context) -> Outcome {
-    let start = || task.start(record, context.clone());
-    let outcome = match catch_unwind(AssertUnwindSafe(start)) {
-        Ok(Ok(handling)) => outcome_of(caught(handling).await),
-        Ok(Err(source)) => Outcome::Unreadable(source),
-        Err(panic) => panicked(&*panic),
+/// Begins all of these, one after the other. What has to wait goes on beside the others.
+async fn handle(begun: Vec<Begun>) -> Ended {
+    let (mut ended, mut waiting) = (Vec::with_capacity(begun.len()), Vec::new());
+    let is_alone = begun.len() == 1;
+    for Begun { unit, what, context } in begun {
+        let outcome = match start(unit, &what, &context) {
+            Err(outcome) => outcome,
+            Ok(mut handling) => match poll_once(&mut handling).await {
+                Some(outcome) => outcome,
+                None if is_alone => outcome_of(caught(handling).await),
+                None => {
+                    waiting.push(Waiting { unit, handling, context });
+                    continue;
+                }
+            },
+        };
+        context.end();
+        ended.push((unit, outcome));
+    }
+    Ended::Units { ended, waiting }
+}
+
+fn start(unit: Unit, what: &What, context: &Context) -> Result<BoxFuture<Answer>, Outcome> {
+    let start = || match what {
+        What::Gate(gate) => Ok(gate(context.clone())),
+        What::Task(tasks) => match tasks.get(unit.task) {
+            Some(task) => task.start(context.record(), context.clone()),
+            None => Ok(Box::pin(ready(Ok(()))) as BoxFuture<_>),
+        },
     };
-    context.end();
-    outcome
+    match catch_unwind(AssertUnwindSafe(start)) {
+        Ok(begun) => begun.map_err(Outcome::Unreadable),
+        Err(panic) => Err(panicked(&*panic)),
+    }
 }
 
-/// Asks the gate.
-async fn pass(gate: &Gate, context: Context) -> Outcome {
-    let asked = caught(async { gate(context.clone()).await }).await;
-    context.end();
-    outcome_of(asked)
+/// None: it has to wait.
+async fn poll_once(handling: &mut BoxFuture<Answer>) -> Option<Outcome> {
+    let polled = poll_fn(|task| Poll::Ready(catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(task))))).await;
+    match polled {
+        Ok(Poll::Pending) => None,
+        Ok(Poll::Ready(answer)) => Some(outcome_of(Ok(answer))),
+        Err(panic) => Some(panicked(&*panic)),
+    }
 }
 
-fn outcome_of(ended: Result<Result<(), HandlerError>, Box<dyn Any + Send>>) -> Outcome {
+impl Waiting {
+    async fn wait(self) -> Ended {
+        let Self { unit, handling, context } = self;
+        let outcome = outcome_of(caught(handling).await);
+        context.end();
+        Ended::Units { ended: vec![(unit, outcome)], waiting: Vec::new() }
+    }
+}
+
+fn outcome_of(ended: Result<Answer, Box<dyn Any + Send>>) -> Outcome {
     match ended {
         Ok(Ok(())) => Outcome::Ok,
         Ok(Err(error)) => Outcome::Failed(error.into_inner()),

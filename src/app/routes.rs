@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::app::form::Form;
 use crate::app::read::{Said, fit, read};
 use crate::app::record::Parts;
-use crate::app::task::{Route, Router, Task};
+use crate::app::task::{Route, Router, Task, Tasks};
 use crate::error::{Error, Result};
 use crate::settings::check;
 
@@ -33,7 +33,7 @@ pub(super) struct Routes {
 #[derive(Default)]
 struct Listened {
     payload: Option<Payload>,
-    events: HashMap<Box<str>, Vec<Arc<dyn Task>>>,
+    events: HashMap<Box<str>, Tasks>,
 }
 
 impl Registrations {
@@ -101,12 +101,12 @@ impl Routes {
         if event.is_empty() {
             return Err(Error::setting(key, "the event's name is empty"));
         }
-        let tasks = self.listened(key, topic)?.events.entry(event.into()).or_default();
-        if !tasks.is_empty() {
+        let listened = self.listened(key, topic)?;
+        if listened.events.contains_key(event) {
             let reason = format!("the event `{event}` of the topic `{topic}` has two handlers");
             return Err(Error::setting(key, reason));
         }
-        tasks.push(task);
+        listened.add(event, &task);
         Ok(())
     }
 
@@ -140,7 +140,8 @@ impl Routes {
 
 impl Listened {
     fn add(&mut self, event: &str, task: &Arc<dyn Task>) {
-        self.events.entry(event.into()).or_default().push(Arc::clone(task));
+        let tasks = self.events.entry(event.into()).or_default();
+        *tasks = tasks.iter().chain([task]).cloned().collect();
     }
 }
 
@@ -162,7 +163,7 @@ impl Router for Routes {
         };
         let Said { message, history, .. } = said;
         (parts.message, parts.history) = (message, history);
-        Route::Tasks(tasks.clone())
+        Route::Tasks(Arc::clone(tasks))
     }
 }
 

@@ -1,11 +1,13 @@
 //! Which of the records that were taken come next: those of one key one after the other, all others beside one another.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+
+use slab::Slab;
 
 use crate::app::record::Record;
-use crate::app::task::{Kind, Task};
+use crate::app::task::{Kind, Tasks};
 use crate::error::Error;
 
 /// So many records may be taken and not done, or so many bytes of them; then no more are taken.
@@ -15,9 +17,9 @@ const MOST_BYTES: usize = 64 << 20;
 /// A record that was taken and is not done.
 pub(super) struct Job {
     pub(super) record: Record,
-    pub(super) tasks: Vec<Arc<dyn Task>>,
-    /// How often each task failed, and last the gate.
-    pub(super) failures: Vec<u32>,
+    pub(super) tasks: Tasks,
+    /// How often each task failed, and last the gate. Empty as long as none has.
+    failures: Vec<u32>,
     /// How many tasks have no end yet.
     open: usize,
     /// Those of one lane are handled one after the other.
@@ -42,16 +44,27 @@ pub(super) enum End {
 /// One task of a job; behind the last the gate, which comes before all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Unit {
-    pub(super) job: u64,
+    pub(super) job: usize,
     pub(super) task: usize,
 }
 
 impl Job {
     /// The task has failed once more. Returns how often it has in all.
     pub(super) fn failed(&mut self, unit: Unit) -> u32 {
-        let Some(failures) = self.failures.get_mut(unit.task) else { return 1 };
+        self.failures.resize(self.tasks.len() + 1, 0);
+        let failures = &mut self.failures[unit.task];
         *failures = failures.saturating_add(1);
         *failures
+    }
+
+    /// How often this task has failed.
+    pub(super) fn failures(&self, unit: Unit) -> u32 {
+        self.failures.get(unit.task).copied().unwrap_or(0)
+    }
+
+    /// How often the task has failed that failed most.
+    pub(super) fn most_failures(&self) -> u32 {
+        self.failures.iter().copied().max().unwrap_or(0)
     }
 }
 
@@ -62,11 +75,10 @@ pub(super) struct Schedule {
     /// Whether jobs have a gate.
     has_gate: bool,
     hasher: RandomState,
-    jobs: HashMap<u64, Job>,
-    next: u64,
+    jobs: Slab<Job>,
     bytes: usize,
     /// The jobs that wait behind one that is being handled.
-    lanes: HashMap<u64, VecDeque<u64>>,
+    lanes: HashMap<u64, VecDeque<usize>>,
     /// What may begin once there is a place for it.
     handlers: VecDeque<Unit>,
     pipelines: VecDeque<Unit>,
@@ -78,8 +90,7 @@ impl Schedule {
             in_order,
             has_gate,
             hasher: RandomState::new(),
-            jobs: HashMap::new(),
-            next: 0,
+            jobs: Slab::new(),
             bytes: 0,
             lanes: HashMap::new(),
             handlers: VecDeque::new(),
@@ -93,9 +104,7 @@ impl Schedule {
     }
 
     /// Adds a record with what there is to do with it, which is something.
-    pub(super) fn push(&mut self, record: Record, tasks: Vec<Arc<dyn Task>>) {
-        let job = self.next;
-        self.next += 1;
+    pub(super) fn push(&mut self, record: Record, tasks: Tasks) {
         let lane = match (self.in_order, record.key()) {
             (true, _) => Some(self.hasher.hash_one(record.tag())),
             // Two keys with one hash share a lane: in order, if more so than they need be.
@@ -103,19 +112,22 @@ impl Schedule {
             (false, None) => None,
         };
         self.bytes += record.size();
-        let failures = vec![0; tasks.len() + 1];
         let open = tasks.len();
-        self.jobs.insert(job, Job { record, tasks, failures, open, lane, end: End::Done });
-        let queue = lane.map(|lane| (self.lanes.contains_key(&lane), self.lanes.entry(lane).or_default()));
-        match queue {
-            Some((true, queue)) => queue.push_back(job),
-            _ => self.release(job),
+        let job = self.jobs.insert(Job { record, tasks, failures: Vec::new(), open, lane, end: End::Done });
+        match lane.map(|lane| self.lanes.entry(lane)) {
+            Some(Entry::Occupied(mut queue)) => {
+                queue.get_mut().push_back(job);
+                return;
+            }
+            Some(Entry::Vacant(queue)) => drop(queue.insert_entry(VecDeque::new())),
+            None => {}
         }
+        self.release(job);
     }
 
     /// The job is the first of its lane.
-    fn release(&mut self, id: u64) {
-        let Some(job) = self.jobs.get(&id) else { return };
+    fn release(&mut self, id: usize) {
+        let Some(job) = self.jobs.get(id) else { return };
         match self.has_gate {
             true => self.handlers.push_back(Unit { job: id, task: job.tasks.len() }),
             false => self.open_gate(id),
@@ -123,8 +135,8 @@ impl Schedule {
     }
 
     /// All tasks of the job may begin.
-    pub(super) fn open_gate(&mut self, id: u64) {
-        let Some(job) = self.jobs.get(&id) else { return };
+    pub(super) fn open_gate(&mut self, id: usize) {
+        let Some(job) = self.jobs.get(id) else { return };
         for (index, task) in job.tasks.iter().enumerate() {
             let unit = Unit { job: id, task: index };
             match task.kind() {
@@ -135,7 +147,7 @@ impl Schedule {
     }
 
     pub(super) fn is_gate(&self, unit: Unit) -> bool {
-        self.jobs.get(&unit.job).is_some_and(|job| unit.task == job.tasks.len())
+        self.jobs.get(unit.job).is_some_and(|job| unit.task == job.tasks.len())
     }
 
     /// Whether something of this kind may begin.
@@ -153,7 +165,7 @@ impl Schedule {
 
     /// It may begin again, before others of its kind.
     pub(super) fn again(&mut self, unit: Unit) {
-        let task = self.jobs.get(&unit.job).and_then(|job| job.tasks.get(unit.task));
+        let task = self.jobs.get(unit.job).and_then(|job| job.tasks.get(unit.task));
         match task.map_or(Kind::Handler, |task| task.kind()) {
             Kind::Handler => self.handlers.push_front(unit),
             Kind::Pipeline => self.pipelines.push_front(unit),
@@ -167,21 +179,21 @@ impl Schedule {
         }
     }
 
-    pub(super) fn job_mut(&mut self, id: u64) -> Option<&mut Job> {
-        self.jobs.get_mut(&id)
+    pub(super) fn job_mut(&mut self, id: usize) -> Option<&mut Job> {
+        self.jobs.get_mut(id)
     }
 
     /// A task has ended for good. Whether it was the job's last.
     pub(super) fn ended(&mut self, unit: Unit) -> bool {
-        let Some(job) = self.jobs.get_mut(&unit.job) else { return false };
+        let Some(job) = self.jobs.get_mut(unit.job) else { return false };
         // Where the gate stays shut nothing else begins.
         job.open = if unit.task == job.tasks.len() { 0 } else { job.open.saturating_sub(1) };
         job.open == 0
     }
 
     /// The job is done with: the next of its lane may begin.
-    pub(super) fn remove(&mut self, id: u64) -> Option<Job> {
-        let job = self.jobs.remove(&id)?;
+    pub(super) fn remove(&mut self, id: usize) -> Option<Job> {
+        let job = self.jobs.try_remove(id)?;
         self.bytes -= job.record.size();
         if let Some(lane) = job.lane {
             match self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {

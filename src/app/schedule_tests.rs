@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::app::context::Context;
 use crate::app::record::Parts;
-use crate::app::task::BoxFuture;
+use crate::app::task::{BoxFuture, Task};
 use crate::error::HandlerError;
 use crate::message::arena::{Arena, NewRecord, Source};
 
@@ -25,12 +27,12 @@ fn record(partition: i32, key: Option<&[u8]>) -> Record {
     Parts::of(&arena, &arena.records()[0]).share()
 }
 
-fn handler() -> Vec<Arc<dyn Task>> {
-    vec![Arc::new(Idle(Kind::Handler))]
+fn handler() -> Tasks {
+    Arc::new([Arc::new(Idle(Kind::Handler)) as Arc<dyn Task>])
 }
 
 /// The jobs that may begin now, by the order in which they were added.
-fn begun(schedule: &mut Schedule) -> Vec<u64> {
+fn begun(schedule: &mut Schedule) -> Vec<usize> {
     std::iter::from_fn(|| schedule.pop(Kind::Handler)).map(|unit| unit.job).collect()
 }
 
@@ -42,7 +44,7 @@ fn one_key_of_one_partition_is_a_lane() {
     }
     assert_eq!(begun(&mut schedule), [0, 2, 3]);
     schedule.remove(2);
-    assert_eq!(begun(&mut schedule), [] as [u64; 0], "nothing waits behind `b`");
+    assert_eq!(begun(&mut schedule), [] as [usize; 0], "nothing waits behind `b`");
     schedule.remove(0);
     assert_eq!(begun(&mut schedule), [1]);
     schedule.push(record(0, Some(b"a")), handler());
@@ -72,7 +74,10 @@ fn without_a_key_nothing_waits_and_in_order_a_partition_does() {
 #[test]
 fn a_job_ends_with_its_last_task() {
     let mut schedule = Schedule::new(false, true);
-    schedule.push(record(0, None), vec![Arc::new(Idle(Kind::Handler)), Arc::new(Idle(Kind::Pipeline))]);
+    schedule.push(
+        record(0, None),
+        Arc::new([Arc::new(Idle(Kind::Handler)) as Arc<dyn Task>, Arc::new(Idle(Kind::Pipeline))]),
+    );
     let gate = schedule.pop(Kind::Handler).unwrap();
     assert!(schedule.is_gate(gate) && !schedule.is_ready(Kind::Handler) && !schedule.is_ready(Kind::Pipeline));
     schedule.open_gate(gate.job);

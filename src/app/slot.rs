@@ -10,7 +10,7 @@ use crate::consumer::lock;
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
     places: Arc<Semaphore>,
-    /// A place became free.
+    /// A place became free in the middle of a task.
     freed: Arc<Notify>,
 }
 
@@ -58,7 +58,6 @@ impl Slot {
         let mut held = lock(&self.held);
         held.is_over = true;
         drop(held.place.take());
-        self.slots.freed.notify_one();
     }
 
     async fn take_again(&self) {

@@ -43,10 +43,13 @@ pub(super) trait Task: Send + Sync + 'static {
     ) -> Result<BoxFuture<Result<(), HandlerError>>, serde_json::Error>;
 }
 
+/// What is registered for one event.
+pub(super) type Tasks = Arc<[Arc<dyn Task>]>;
+
 /// What there is to do with a record.
 pub(super) enum Route {
     /// All of these, beside one another.
-    Tasks(Vec<Arc<dyn Task>>),
+    Tasks(Tasks),
     /// Nothing, and that is as it should be: a tombstone, an empty value.
     Nothing,
     /// Nothing: nobody is registered for its event.
