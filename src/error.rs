@@ -173,6 +173,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A Redis does not answer, or not as it should.
+    #[error("Redis at {address}: {reason}")]
+    Redis {
+        /// Where it was looked for: `host:port`, or the path of a socket.
+        address: String,
+        /// Why it is of no use.
+        reason: String,
+    },
+
     /// A partition cannot be read on.
     #[error("partition {topic}:{partition} stopped at offset {offset}: {source}")]
     Partition {
@@ -293,6 +302,8 @@ impl Error {
             // Outages end. A message that is too large, or a topic that does not exist, stays so.
             Self::NotDelivered { failed, fatal, .. } => !fatal && failed.iter().all(|(_, error)| is_transient(error)),
             Self::Kafka(error) => is_transient(error),
+            // It may be on its way up.
+            Self::Redis { .. } => true,
             // What a rebalance took away the group gives to somebody; an outage ends. Missing rights stay missing.
             Self::Transaction { outcome, source, .. } => {
                 *outcome != TransactionOutcome::Fenced && (is_transient(source) || is_group_fencing(source))

@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
-use crate::app::emitter::Emitter;
+use crate::app::emitter::{EVENT_ID, Emitter, Question};
 use crate::app::event::Event;
+use crate::app::outgoing::{Missing, Outgoing};
 use crate::app::record::Record;
+use crate::app::responses::Wanted;
 use crate::app::slot::Slot;
-use crate::error::Result;
+use crate::consumer::lock;
+use crate::error::{Error, Result};
 use crate::message::Headers;
 use crate::producer::Delivery;
 
@@ -30,8 +34,8 @@ pub(super) struct Handled {
     pub(super) slot: Slot,
     pub(super) attempt: u32,
     pub(super) pipeline: Option<Arc<str>>,
-    /// The answers that were taken from the cache or came directly, each with its question's `event_id`: a later wait with the same id must not get them
-    /// again.
+    /// The answers that came so far, as a cache keeps them, each with its question's `event_id`: a later wait with the
+    /// same id must not get them again.
     pub(super) answered: Mutex<Vec<(String, Vec<u8>)>>,
 }
 
@@ -76,28 +80,50 @@ impl Context {
         self.handled.pipeline.as_deref()
     }
 
-    /// Answers the record that is handled.
+    /// Answers the record that is handled: as [`Emitter::emit`], with the record's `event_id` after the event's own
+    /// headers, so that whoever asked knows the answer. A record without an `event_id` is no question; then it is an
+    /// event like any other.
+    ///
+    /// # Errors
+    /// As [`Emitter::emit`].
     pub fn respond<T: Serialize>(
         &self,
         topic: &str,
-        event: Event<T>,
+        mut event: Event<T>,
     ) -> impl Future<Output = Result<Delivery>> + Send + use<'_, T> {
-        let _ = (topic, event);
-        async { todo!() }
+        if let Some(event_id) = self.handled.record.event_id() {
+            event = event.header(EVENT_ID, event_id);
+        }
+        self.emitter.emit(topic, event)
     }
 
-    /// Pipes a message on.
+    /// Sends a message on, under this event's name. What [`Pipeline::pipe`](crate::app::Pipeline::pipe) does.
+    ///
+    /// The `event_id` is that of the record, else a fresh one. The record's other headers go along; of those that come
+    /// more than once, the last. Its key does not. With [`key_as_event`](crate::app::AppBuilder::key_as_event) the name
+    /// is the key, and the `event_id` is the only header.
+    ///
+    /// # Errors
+    /// As [`Emitter::emit`].
     pub fn pipe<T: Serialize>(
         &self,
         topic: &str,
         event: &str,
         message: &T,
     ) -> impl Future<Output = Result<Delivery>> + Send + use<'_, T> {
-        let _ = (topic, event, message);
-        async { todo!() }
+        let piped = self.piped(topic, event, message);
+        async move { self.emitter.send(&piped?.0).await }
     }
 
-    /// Pipes a message on and waits for the response.
+    /// Sends a message on, as [`Context::pipe`] does, and waits for the response: the event of the topic that `answer`
+    /// names, with the same `event_id`.
+    ///
+    /// That has to be one of the app's answers: a pipeline declares them
+    /// ([`Pipeline::custom`](crate::app::Pipeline::custom)), or the app does
+    /// ([`AppBuilder::answers`](crate::app::AppBuilder::answers)).
+    ///
+    /// # Errors
+    /// As [`Emitter::emit_with_response`].
     pub fn pipe_and_wait<R: DeserializeOwned, T: Serialize>(
         &self,
         topic: &str,
@@ -106,8 +132,47 @@ impl Context {
         message: &T,
         timeout: Duration,
     ) -> impl Future<Output = Result<R>> + Send + use<'_, R, T> {
-        let _ = (topic, event, answer, message, timeout);
-        async { todo!() }
+        let question = self.question(topic, event, answer, message);
+        async move { self.emitter.ask(question?, timeout).await }
+    }
+
+    fn question<T: Serialize>(&self, topic: &str, event: &str, answer: (&str, &str), message: &T) -> Result<Question> {
+        let (from, named) = answer;
+        if !self.emitter.responses().is_answer(from, named) {
+            let reason =
+                format!("event `{named}` of topic `{from}` is none, so that it could not be known as a response");
+            return Err(Error::setting("answers", reason));
+        }
+        let (record, event_id) = self.piped(topic, event, message)?;
+        Ok(Question { record, event_id, wanted: Wanted::Event { topic: from.to_owned(), event: named.to_owned() } })
+    }
+
+    /// A message to be sent on, and its `event_id`.
+    fn piped<T: Serialize>(&self, topic: &str, event: &str, message: &T) -> Result<(Outgoing, String)> {
+        let record = &self.handled.record;
+        let event_id = record.event_id().map_or_else(|| Uuid::new_v4().to_string(), ToOwned::to_owned);
+        let mut event = Event::new(event, message);
+        let incoming = (!self.emitter.is_key_event()).then(|| record.headers());
+        for (name, value) in incoming.iter().flat_map(Headers::iter) {
+            let value = value.map(<[u8]>::to_vec);
+            match event.headers.iter_mut().find(|(known, _)| known == name) {
+                Some(header) => header.1 = value,
+                None => event.headers.push((name.to_owned(), value)),
+            }
+        }
+        let id = Some(event_id.clone().into_bytes());
+        match event.headers.iter_mut().find(|(name, _)| name == EVENT_ID) {
+            Some(header) => header.1 = id,
+            None => event.headers.push((EVENT_ID.to_owned(), id)),
+        }
+        Ok((self.emitter.outgoing(topic, event, &Missing::Last)?, event_id))
+    }
+}
+
+impl Handled {
+    /// Whether this cached value was taken as an answer before.
+    pub(super) fn is_taken(&self, event_id: &str, value: &[u8]) -> bool {
+        lock(&self.answered).iter().any(|(id, answer)| id == event_id && answer == value)
     }
 }
 

@@ -18,6 +18,7 @@ struct Counters {
     skipped: AtomicU64,
     dead_lettered: AtomicU64,
     late_responses: AtomicU64,
+    unreadable_responses: AtomicU64,
 }
 
 /// What is counted.
@@ -31,6 +32,7 @@ pub(super) enum Count {
     Skipped,
     DeadLettered,
     LateResponse,
+    UnreadableResponse,
 }
 
 impl Counts {
@@ -44,6 +46,7 @@ impl Counts {
             Count::Skipped => &self.0.skipped,
             Count::DeadLettered => &self.0.dead_lettered,
             Count::LateResponse => &self.0.late_responses,
+            Count::UnreadableResponse => &self.0.unreadable_responses,
         }
     }
 
@@ -103,6 +106,12 @@ impl Counts {
     pub fn late_responses(&self) -> u64 {
         self.get(Count::LateResponse)
     }
+
+    /// Records from the topics of responses that say of no event, or of no question. Each is logged.
+    #[must_use]
+    pub fn unreadable_responses(&self) -> u64 {
+        self.get(Count::UnreadableResponse)
+    }
 }
 
 impl fmt::Debug for Counts {
@@ -116,6 +125,7 @@ impl fmt::Debug for Counts {
             .field("skipped", &self.skipped())
             .field("dead_lettered", &self.dead_lettered())
             .field("late_responses", &self.late_responses())
+            .field("unreadable_responses", &self.unreadable_responses())
             .finish()
     }
 }

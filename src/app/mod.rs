@@ -13,6 +13,7 @@ mod event;
 mod form;
 mod handler;
 mod json;
+mod outgoing;
 mod pipeline;
 mod read;
 mod record;

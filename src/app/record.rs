@@ -95,6 +95,16 @@ impl Parts {
         Headers::from_encoded(&self.bytes[self.headers.clone()])
     }
 
+    /// In milliseconds since 1970.
+    pub(super) fn timestamp(&self) -> Option<i64> {
+        self.timestamp
+    }
+
+    /// As `topic:partition:offset`.
+    pub(super) fn place(&self) -> String {
+        format!("{}:{}:{}", self.topic(), self.source.partition, self.offset)
+    }
+
     pub(super) fn share(self) -> Record {
         Record(Arc::new(self))
     }
@@ -202,7 +212,7 @@ impl Record {
 
     /// As `topic:partition:offset`.
     pub(super) fn place(&self) -> String {
-        format!("{}:{}:{}", self.topic(), self.partition(), self.offset())
+        self.0.place()
     }
 }
 

@@ -119,7 +119,7 @@ impl Reading {
         let stopper = consumer.stopper();
         let shared = Arc::clone(shared);
         let task = tokio::spawn(async move {
-            let read = answers::read(&mut consumer, shared).await;
+            let read = answers::run(&mut consumer, shared).await;
             let closed = spawn_blocking(move || consumer.close(CLOSE)).await;
             read.and(closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))))
         });

@@ -6,11 +6,21 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
 use serde::Serialize;
 
+#[cfg(feature = "app")]
+use super::RawRecord;
 use super::delivery::{Claim, Delivery, Report};
+#[cfg(feature = "app")]
+use super::delivery::{Entry, Failure, Tracker};
 use super::sending::Submitted;
 use super::{Inner, NativeRecord, Producer, Waiting};
+#[cfg(feature = "app")]
+use crate::error::Error;
 use crate::error::Result;
+#[cfg(feature = "app")]
+use crate::message::wire_size;
 use crate::message::{Message, Oversize};
+#[cfg(feature = "app")]
+use crate::settings::check;
 
 impl Producer {
     /// [`Producer::produce`] as a future, on tokio with its timer.
@@ -42,6 +52,31 @@ impl Producer {
         let _request = self.inner.flusher.request();
         poll_fn(|task| claim.poll(task)).await;
         self.inner.report(messages.len(), submitted)
+    }
+
+    /// Sends a record as it is, as [`Producer::produce_async`] sends a message.
+    ///
+    /// # Errors
+    /// [`Error::Oversize`], before anything is sent; else as [`Producer::produce`].
+    #[cfg(feature = "app")]
+    pub(crate) async fn produce_raw_async<'a, H>(&self, record: RawRecord<'a, H>) -> Result<Delivery>
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
+        check::topic(record.topic)?;
+        self.inner.usable()?;
+        let value = record.value.map_or(0, <[u8]>::len);
+        let (bytes, limit) = (wire_size(record.key, value, record.headers.clone()), self.inner.writer.limit);
+        if bytes > limit {
+            return Err(Error::Oversize { index: 0, bytes, limit });
+        }
+        let tracker = Tracker::new(1);
+        let claim = Claim::new(&tracker, self.inner.client.context());
+        if let Err(error) = self.inner.enqueue_async(record.native(Entry::new(&tracker, 0))).await {
+            let _ = tracker.settle(0, Err(Failure::not_sent(error)));
+        }
+        let _request = self.inner.flusher.request();
+        self.pending(claim).await
     }
 }
 
