@@ -161,7 +161,7 @@ impl Responses {
         let is_old = response.timestamp.is_some_and(|millis| millis < (Utc::now() - OLD).timestamp_millis());
         let value = response.kept.clone().filter(|_| !is_old);
         let keep = value.map(|value| Keep { event_id: response.event_id.clone(), value });
-        if let Err(response) = self.give(response) {
+        if let Some(response) = self.give(response) {
             if self.cache.is_none() || lock(&self.state).unanswered.contains(&response.event_id) {
                 self.counts.add(Count::LateResponse);
                 let Response { topic, event, event_id, .. } = response;
@@ -171,13 +171,13 @@ impl Responses {
         keep
     }
 
-    /// Gives a response to who waits for it, or back.
-    fn give(&self, mut response: Response) -> Result<(), Response> {
+    /// Gives a response to who waits for it, else back.
+    fn give(&self, mut response: Response) -> Option<Response> {
         loop {
             let mut state = lock(&self.state);
-            let Some(waiting) = state.waiting.get_mut(&response.event_id) else { return Err(response) };
+            let Some(waiting) = state.waiting.get_mut(&response.event_id) else { return Some(response) };
             let Some(place) = waiting.iter().position(|waiting| waiting.wanted.is(&response)) else {
-                return Err(response);
+                return Some(response);
             };
             let Waiting { answer, .. } = waiting.remove(place);
             if waiting.is_empty() {
@@ -186,7 +186,7 @@ impl Responses {
             drop(state);
             // Who is gone by now had another answer, or none in time.
             match answer.send(response) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return None,
                 Err(back) => response = back,
             }
         }

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "app")]
 mod app_commits;
+#[cfg(feature = "app")]
+mod app_emit;
 mod batches;
 mod bounds;
 mod broker;

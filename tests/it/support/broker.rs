@@ -177,7 +177,7 @@ impl Drop for Broker {
 
 /// Below the range from which the system takes the ports of outgoing connections: else a client that tries the port of a killed
 /// broker again and again could be given that very port, connect to itself, and keep the broker from coming back.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: OnceLock<AtomicU16> = OnceLock::new();

@@ -5,6 +5,8 @@
 // A helper is here for scenarios to come, too.
 #![allow(dead_code)]
 
+#[cfg(feature = "app")]
+pub(crate) mod app;
 pub(crate) mod broker;
 pub(crate) mod envelopes;
 pub(crate) mod eventually;
