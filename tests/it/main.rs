@@ -5,6 +5,11 @@
 mod app_commits;
 #[cfg(feature = "app")]
 mod app_emit;
+mod app_connector;
+#[cfg(feature = "app")]
+mod app_dispatch;
+#[cfg(feature = "app")]
+mod app_pipelines;
 mod batches;
 mod bounds;
 mod broker;
