@@ -93,7 +93,9 @@ async fn what_cannot_be_read_stops_the_app() {
     let topic = TestTopic::new(broker, 1);
     let (group, builder) = app(broker);
     let running = Running::start(builder.listen([&*topic]).on("e", noting(&Calls::default())).build().unwrap());
-    produce_all(broker, &topic, &[json!({"value": r#"{"event":"e"}"#}), json!({"value": "{oops", "key": "k"})]).await;
+    produce(broker, &topic, &json!({"value": r#"{"event":"e"}"#})).await;
+    handled(&running, 1);
+    produce(broker, &topic, &json!({"value": "{oops", "key": "k"})).await;
     let error = running.error().await;
     let Error::Undecodable { offset, key, .. } = &error else { panic!("{error}") };
     assert_eq!((*offset, key.as_deref()), (1, Some("k")));
