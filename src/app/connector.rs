@@ -12,7 +12,7 @@
 //! broker.create_topic("orders", 1)?;
 //!
 //! let producer = connector::producer(ProducerConfig::new(broker.bootstrap_servers()))?;
-//! producer.emit("orders", Event::new("order_placed", &serde_json::json!({"sku": "apple"}))).await?;
+//! producer.emit("orders", Event::new("order_placed", serde_json::json!({"sku": "apple"}))).await?;
 //!
 //! let (found, mut orders) = tokio::sync::mpsc::unbounded_channel();
 //! let callback = move |record: Record| Ok::<(), HandlerError>(found.send(record)?);

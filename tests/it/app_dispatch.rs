@@ -467,5 +467,5 @@ async fn what_cannot_work_is_an_error_at_build() {
     assert_eq!(key(app().max_concurrent_tasks(0)), "max_concurrent_tasks");
     assert_eq!(key(app().config([("group.id", "else")])), "group.id");
     // The same event of different topics is two.
-    app().on_topic("x", "a", handler).on_topic("x", "b", handler).build().unwrap();
+    let _ = app().on_topic("x", "a", handler).on_topic("x", "b", handler).build().unwrap();
 }

@@ -1,6 +1,5 @@
 //! Messages through chains of transactions: what is sent on, what comes back, and what a failure says.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
