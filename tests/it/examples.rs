@@ -54,6 +54,9 @@ fn the_examples_run_without_a_broker() {
     if !cfg!(feature = "tokio") {
         names.retain(|name| name != "async_service");
     }
+    if !cfg!(feature = "app") {
+        names.retain(|name| name != "event_app");
+    }
     if !cfg!(feature = "export") {
         names.retain(|name| name != "export_to_sqlite");
     }
@@ -61,6 +64,8 @@ fn the_examples_run_without_a_broker() {
         #[cfg(feature = "tokio")]
         ("async_service", "shut down: 400 orders in "),
         ("consumer_config", "sum 50005000"),
+        #[cfg(feature = "app")]
+        ("event_app", "200 orders placed, 180 shipped, 20 sold out, "),
         #[cfg(feature = "export")]
         ("export_to_sqlite", "3300 rows of 3300, 0 of them twice"),
         ("exactly_once", "1000 invoices of 1000 orders: 0 orders have none, 1000 have one"),
