@@ -238,5 +238,5 @@ fn what_cannot_work_is_refused() {
     assert!(piping(new().pipe("", "e")).starts_with("setting `pipeline`: `p` cannot pipe: "));
     let unnamed = piping(new().pipe_and_wait("b", "e", ("c", ""), second));
     assert!(unnamed.contains("`p` the response that is awaited from `c` has no name"), "{unnamed}");
-    assert!(piping(new().pipe_and_wait("b", "e", ("c", "f"), second * 0)).contains("waits no time"));
+    assert!(piping(new().pipe_and_wait("b", "e", ("c", "f"), std::time::Duration::ZERO)).contains("waits no time"));
 }

@@ -462,7 +462,7 @@ async fn what_cannot_work_is_an_error_at_build() {
     assert_eq!(key(app().pipeline("x", Pipeline::<Value>::new(""))), "pipeline");
     assert_eq!(key(app().pipeline("x", pipeline().pipe("c", ""))), "pipeline");
     let waiting = |answer: (&str, &str), timeout| pipeline().pipe_and_wait::<Value>("c", "ask", answer, timeout);
-    assert_eq!(key(app().pipeline("x", waiting(("d", "answer"), second * 0))), "pipeline");
+    assert_eq!(key(app().pipeline("x", waiting(("d", "answer"), Duration::ZERO))), "pipeline");
     assert_eq!(key(app().pipeline("x", waiting(("d", ""), second))), "answers");
     assert_eq!(key(app().max_concurrent_tasks(0)), "max_concurrent_tasks");
     assert_eq!(key(app().config([("group.id", "else")])), "group.id");

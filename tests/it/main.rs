@@ -4,10 +4,11 @@
 #[cfg(feature = "app")]
 mod app_commits;
 #[cfg(feature = "app")]
-mod app_emit;
 mod app_connector;
 #[cfg(feature = "app")]
 mod app_dispatch;
+#[cfg(feature = "app")]
+mod app_emit;
 #[cfg(feature = "app")]
 mod app_pipelines;
 mod batches;
