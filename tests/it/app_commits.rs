@@ -379,19 +379,21 @@ fn of_two_replicas_one_is_killed() {
     let mut workers = [replica("one"), replica("two")];
     let mut next = 0;
     let mut produce = |rounds: u32| {
-        for _ in 0..rounds {
-            let keys: Vec<_> = (0..KEYS).map(|key| (key as i32 % 4, format!("key-{key}"))).collect();
-            let records: Vec<_> = keys.iter().map(|(partition, key)| (*partition, Some(&**key), next)).collect();
-            add(bootstrap, &topic, &records);
-            next += 1;
-        }
+        let keys: Vec<_> = (0..KEYS).map(|key| (key as i32 % 4, format!("key-{key}"))).collect();
+        let round = |n: u32| keys.iter().map(move |(partition, key)| (*partition, Some(&**key), n));
+        add(bootstrap, &topic, &(next..next + rounds).flat_map(round).collect::<Vec<_>>());
+        next += rounds;
         next
     };
     let mut handled: Vec<Vec<Handled>> = vec![Vec::new(), Vec::new()];
-    produce(50);
-    for (id, worker) in workers.iter().enumerate() {
-        handled[id].push(worker.next(PATIENCE));
-    }
+    // Until both have some of the partitions, and records of them.
+    eventually(PATIENCE, "both replicas handle records", || {
+        produce(5);
+        for (worker, handled) in workers.iter().zip(&mut handled) {
+            handled.extend(worker.try_next::<Handled>(Duration::from_millis(100)));
+        }
+        (!handled.iter().any(Vec::is_empty)).then_some(())
+    });
     produce(50);
     workers[0].kill9();
     handled[0].extend(workers[0].rest::<Handled>());
