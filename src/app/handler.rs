@@ -47,6 +47,38 @@ pub enum Blocking {}
 /// });
 /// ```
 ///
+/// Whatever does not fit does not compile. A handler of an event makes nothing of it:
+///
+/// ```compile_fail,E0271
+/// # use kafka_envelope::HandlerError;
+/// # use kafka_envelope::app::{App, Context};
+/// async fn count(order: String, _: Context) -> Result<usize, HandlerError> {
+///     Ok(order.len())
+/// }
+/// let builder = App::builder("shop", "localhost:9092").listen(["orders"]).on("order_placed", count);
+/// ```
+///
+/// Its message can be read from JSON, and outlives the record:
+///
+/// ```compile_fail,E0277
+/// # use kafka_envelope::HandlerError;
+/// # use kafka_envelope::app::{App, Context};
+/// struct Order(String);
+///
+/// async fn place(order: Order, _: Context) -> Result<(), HandlerError> {
+///     Ok(println!("{}", order.0))
+/// }
+/// let builder = App::builder("shop", "localhost:9092").listen(["orders"]).on("order_placed", place);
+/// ```
+///
+/// Its error is one that an app knows what to do with:
+///
+/// ```compile_fail,E0277
+/// # use kafka_envelope::app::{App, Context};
+/// async fn place(_: String, _: Context) {}
+/// let builder = App::builder("shop", "localhost:9092").listen(["orders"]).on("order_placed", place);
+/// ```
+///
 /// Implemented for these functions alone. `Marker` tells the two kinds apart and is inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no handler",

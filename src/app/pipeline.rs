@@ -53,7 +53,7 @@ use crate::settings::check;
 ///
 /// Transactions that do not fit one another do not compile:
 ///
-/// ```compile_fail,E0271
+/// ```compile_fail,E0631
 /// # use kafka_envelope::HandlerError;
 /// # use kafka_envelope::app::{Context, Pipeline};
 /// async fn count(text: String, _: Context) -> Result<usize, HandlerError> { Ok(text.len()) }

@@ -8,6 +8,7 @@ use kafka_envelope::{Error, HandlerError};
 use rdkafka::Message as _;
 use rdkafka::message::OwnedMessage;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::support::app::{Calls, Running, app, handled, headers, produce, records, vector, vectors};
 use crate::support::{TestTopic, committed, shared_broker};
@@ -66,133 +67,139 @@ fn varies(case: &Value, what: &str) -> bool {
 /// Every piped record of the Python app's, byte by byte.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_message_is_piped_as_python_pipes_it() {
+    let cases = vectors()["pipe"].as_array().unwrap();
+    cases.iter().map(check_pipe).collect::<JoinSet<_>>().join_all().await;
+}
+
+async fn check_pipe(case: &'static Value) {
     let broker = shared_broker();
-    for case in vectors()["pipe"].as_array().unwrap() {
-        let name = case["name"].as_str().unwrap();
-        let (incoming, out) = (TestTopic::new(broker, 1), TestTopic::new(broker, 1));
-        let calls = Calls::default();
-        let pipeline = Pipeline::new(name)
-            .then(adding("step", json!(1)))
-            .pipe(&*out, case["pipe"]["event"].as_str().unwrap())
-            .then(noting(&calls));
-        let (_, builder) = app(broker);
-        let key_as_event = case["key_as_event"] == true;
-        let app = builder.listen([&*incoming]).key_as_event(key_as_event).pipeline("order_placed", pipeline);
-        let running = Running::start(app.build().unwrap());
-        produce(broker, &incoming, &case["incoming"]).await;
-        handled(&running, 1);
-        running.stop().await.unwrap();
-        let found = &records(broker, &out, 1)[0];
-        match case["pipeline_ended_with"].as_str() {
-            None => assert_record(found, &case["records"][0], varies(case, "records.headers.event_id")),
-            // Python fails on headers that are no texts. Here they pass through.
-            Some(_) => {
-                let like = &vector("pipe", "text-serializer-event_id-kept")["records"][0];
-                let expected = json!({"key": null, "value": like["value"], "headers": case["incoming"]["headers"]});
-                assert_record(found, &expected, false);
-            }
+    let name = case["name"].as_str().unwrap();
+    let (incoming, out) = (TestTopic::new(broker, 1), TestTopic::new(broker, 1));
+    let calls = Calls::default();
+    let pipeline = Pipeline::new(name)
+        .then(adding("step", json!(1)))
+        .pipe(&*out, case["pipe"]["event"].as_str().unwrap())
+        .then(noting(&calls));
+    let (_, builder) = app(broker);
+    let key_as_event = case["key_as_event"] == true;
+    let app = builder.listen([&*incoming]).key_as_event(key_as_event).pipeline("order_placed", pipeline);
+    let running = Running::start(app.build().unwrap());
+    produce(broker, &incoming, &case["incoming"]).await;
+    handled(&running, 1);
+    running.stop().await.unwrap();
+    let found = &records(broker, &out, 1)[0];
+    match case["pipeline_ended_with"].as_str() {
+        None => assert_record(found, &case["records"][0], varies(case, "records.headers.event_id")),
+        // Python fails on headers that are no texts. Here they pass through.
+        Some(_) => {
+            let like = &vector("pipe", "text-serializer-event_id-kept")["records"][0];
+            let expected = json!({"key": null, "value": like["value"], "headers": case["incoming"]["headers"]});
+            assert_record(found, &expected, false);
         }
-        // The next transaction gets the message as it was: a type need not have an `event`, which Python puts there.
-        let mut sees = case["next_transaction_sees"].clone();
-        if sees.is_null() {
-            sees = vector("pipe", "text-serializer-event_id-kept")["next_transaction_sees"].clone();
-        }
-        if let Some(event) = sees.get_mut("event") {
-            *event = json!("order_placed");
-        }
-        assert_eq!(calls.get(), [sees], "{name}");
     }
+    // The next transaction gets the message as it was: a type need not have an `event`, which Python puts there.
+    let mut sees = case["next_transaction_sees"].clone();
+    if sees.is_null() {
+        sees = vector("pipe", "text-serializer-event_id-kept")["next_transaction_sees"].clone();
+    }
+    if let Some(event) = sees.get_mut("event") {
+        *event = json!("order_placed");
+    }
+    assert_eq!(calls.get(), [sees], "{name}");
 }
 
 /// A pipeline goes on with the response, or fails with all the names that it knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pipeline_goes_on_with_the_response() {
+    let cases = vectors()["pipe_with_response"].as_array().unwrap();
+    cases.iter().map(check_pipe_and_wait).collect::<JoinSet<_>>().join_all().await;
+}
+
+async fn check_pipe_and_wait(case: &'static Value) {
     let broker = shared_broker();
-    for case in vectors()["pipe_with_response"].as_array().unwrap() {
-        let name = case["name"].as_str().unwrap();
-        let [incoming, questions, answers] = [(); 3].map(|()| TestTopic::new(broker, 1));
-        let calls = Calls::default();
-        let timeout = if name == "timeout" { Duration::from_millis(300) } else { PATIENCE };
-        let pipeline = Pipeline::new("pricing")
-            .then(adding("step", json!("one")))
-            .pipe_and_wait(&*questions, "price", (&*answers, "priced"), timeout)
-            .then(noting(&calls));
-        let (group, builder) = app(broker);
-        let key_as_event = case["key_as_event"] == true;
-        let app = builder.listen([&*incoming]).key_as_event(key_as_event).pipeline("order_placed", pipeline);
-        let running = Running::start(app.build().unwrap());
-        produce(broker, &incoming, &case["incoming"]).await;
-        assert_record(&records(broker, &questions, 1)[0], &case["piped_records"][0], false);
-        if !case["response_given"].is_null() {
-            produce(broker, &answers, &case["response_given"]).await;
-            handled(&running, 1);
-            running.stop().await.unwrap();
-            assert_eq!(json!(calls.get()), case["next_transaction_sees"], "{name}");
-            continue;
-        }
-        let error = running.error().await.to_string();
-        let event_id = case["incoming"]["headers"][0][1]["text"].as_str().unwrap();
-        for named in ["pricing", "price", &*questions, "priced", &*answers, event_id] {
-            assert!(error.contains(named), "no {named} in {error}");
-        }
-        assert!(calls.get().is_empty());
-        // Python has committed it by then.
-        assert_eq!(committed(broker, &group, &incoming, 0), None);
+    let name = case["name"].as_str().unwrap();
+    let [incoming, questions, answers] = [(); 3].map(|()| TestTopic::new(broker, 1));
+    let calls = Calls::default();
+    let timeout = if name == "timeout" { Duration::from_millis(300) } else { PATIENCE };
+    let pipeline = Pipeline::new("pricing")
+        .then(adding("step", json!("one")))
+        .pipe_and_wait(&*questions, "price", (&*answers, "priced"), timeout)
+        .then(noting(&calls));
+    let (group, builder) = app(broker);
+    let key_as_event = case["key_as_event"] == true;
+    let app = builder.listen([&*incoming]).key_as_event(key_as_event).pipeline("order_placed", pipeline);
+    let running = Running::start(app.build().unwrap());
+    produce(broker, &incoming, &case["incoming"]).await;
+    assert_record(&records(broker, &questions, 1)[0], &case["piped_records"][0], false);
+    if !case["response_given"].is_null() {
+        produce(broker, &answers, &case["response_given"]).await;
+        handled(&running, 1);
+        running.stop().await.unwrap();
+        assert_eq!(json!(calls.get()), case["next_transaction_sees"], "{name}");
+        return;
     }
+    let error = running.error().await.to_string();
+    let event_id = case["incoming"]["headers"][0][1]["text"].as_str().unwrap();
+    for named in ["pricing", "price", &*questions, "priced", &*answers, event_id] {
+        assert!(error.contains(named), "no {named} in {error}");
+    }
+    assert!(calls.get().is_empty());
+    // Python has committed it by then.
+    assert_eq!(committed(broker, &group, &incoming, 0), None);
 }
 
 /// Both questions of one record have its `event_id`. Each gets an answer of its own event; in Python the second gets the
 /// first one's out of the cache.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_questions_of_a_pipeline_get_two_answers() {
+    let cases = [(false, true), (true, true), (true, false)].into_iter();
+    cases.map(|case| check_two_questions(case.0, case.1)).collect::<JoinSet<_>>().join_all().await;
+}
+
+async fn check_two_questions(has_cache: bool, second_is_answered: bool) {
     let broker = shared_broker();
     let case = &vectors()["two_responses_in_one_pipeline"];
     let id = json!([["event_id", {"text": case["incoming_event_id"]}]]);
-    for (has_cache, second_is_answered) in [(false, true), (true, true), (true, false)] {
-        let [incoming, questions, answers] = [(); 3].map(|()| TestTopic::new(broker, 1));
-        let calls = Calls::default();
-        let step = |number: u64| {
-            let calls = calls.clone();
-            move |mut message: Value, _: Context| {
-                calls.push(json!([number, message]));
-                let object = message.as_object_mut().unwrap();
-                object.remove("event");
-                object.insert("step".into(), number.into());
-                Ok::<_, HandlerError>(message)
-            }
-        };
-        let patience = if second_is_answered { PATIENCE } else { Duration::from_secs(2) };
-        let pipeline = Pipeline::new("p")
-            .then(step(1))
-            .pipe_and_wait::<Value>(&*questions, "ask1", (&*answers, "answer1"), PATIENCE)
-            .then(step(2))
-            .pipe_and_wait::<Value>(&*questions, "ask2", (&*answers, "answer2"), patience)
-            .then(step(3));
-        let (_, mut builder) = app(broker);
-        if has_cache {
-            builder = builder.cache(MemoryCache::default());
+    let [incoming, questions, answers] = [(); 3].map(|()| TestTopic::new(broker, 1));
+    let calls = Calls::default();
+    let step = |number: u64| {
+        let calls = calls.clone();
+        move |mut message: Value, _: Context| {
+            calls.push(json!([number, message]));
+            let object = message.as_object_mut().unwrap();
+            object.remove("event");
+            object.insert("step".into(), number.into());
+            Ok::<_, HandlerError>(message)
         }
-        let running = Running::start(builder.listen([&*incoming]).pipeline("go", pipeline).build().unwrap());
-        produce(broker, &incoming, &json!({"value": r#"{"event": "go"}"#, "headers": id})).await;
-        assert_record(&records(broker, &questions, 1)[0], &case["requests"][0], false);
-        produce(broker, &answers, &json!({"value": r#"{"event": "answer1", "a": 1}"#, "headers": id})).await;
-        assert_record(&records(broker, &questions, 2)[1], &case["requests"][1], false);
-        let saw = case["transactions_saw"].as_array().unwrap();
-        if !second_is_answered {
-            let error = running.error().await.to_string();
-            assert!(
-                error.contains("answer2") && error.contains(case["incoming_event_id"].as_str().unwrap()),
-                "{error}"
-            );
-            assert_eq!(calls.get(), saw[..2]);
-            continue;
-        }
-        produce(broker, &answers, &json!({"value": r#"{"event": "answer2", "b": 2}"#, "headers": id})).await;
-        handled(&running, 1);
-        running.stop().await.unwrap();
-        let third = json!([3, {"event": "answer2", "b": 2}]);
-        assert_eq!(calls.get(), [saw[0].clone(), saw[1].clone(), third]);
+    };
+    let patience = if second_is_answered { PATIENCE } else { Duration::from_secs(2) };
+    let pipeline = Pipeline::new("p")
+        .then(step(1))
+        .pipe_and_wait::<Value>(&*questions, "ask1", (&*answers, "answer1"), PATIENCE)
+        .then(step(2))
+        .pipe_and_wait::<Value>(&*questions, "ask2", (&*answers, "answer2"), patience)
+        .then(step(3));
+    let (_, mut builder) = app(broker);
+    if has_cache {
+        builder = builder.cache(MemoryCache::default());
     }
+    let running = Running::start(builder.listen([&*incoming]).pipeline("go", pipeline).build().unwrap());
+    produce(broker, &incoming, &json!({"value": r#"{"event": "go"}"#, "headers": id})).await;
+    assert_record(&records(broker, &questions, 1)[0], &case["requests"][0], false);
+    produce(broker, &answers, &json!({"value": r#"{"event": "answer1", "a": 1}"#, "headers": id})).await;
+    assert_record(&records(broker, &questions, 2)[1], &case["requests"][1], false);
+    let saw = case["transactions_saw"].as_array().unwrap();
+    if !second_is_answered {
+        let error = running.error().await.to_string();
+        assert!(error.contains("answer2") && error.contains(case["incoming_event_id"].as_str().unwrap()), "{error}");
+        assert_eq!(calls.get(), saw[..2]);
+        return;
+    }
+    produce(broker, &answers, &json!({"value": r#"{"event": "answer2", "b": 2}"#, "headers": id})).await;
+    handled(&running, 1);
+    running.stop().await.unwrap();
+    let third = json!([3, {"event": "answer2", "b": 2}]);
+    assert_eq!(calls.get(), [saw[0].clone(), saw[1].clone(), third]);
 }
 
 /// A piping function of one's own knows app and pipeline, and its result is not the next message.
