@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -239,4 +240,26 @@ fn what_cannot_work_is_refused() {
     let unnamed = piping(new().pipe_and_wait("b", "e", ("c", ""), second));
     assert!(unnamed.contains("`p` the response that is awaited from `c` has no name"), "{unnamed}");
     assert!(piping(new().pipe_and_wait("b", "e", ("c", "f"), std::time::Duration::ZERO)).contains("waits no time"));
+}
+
+proptest! {
+    /// What stands in a value is found as serde_json finds it, which lets the last of several fields win, too.
+    #[test]
+    fn an_event_is_what_a_map_has(
+        text in r#" ?\{(("(e|event|ev\\u0065nt)":("e"|"\\u0065"|""|1\.5|null|\[1\]|\{"event":"e"\}),?){0,3}|"event":"e)\} ?"#
+    ) {
+        let routes = routes(false);
+        let (route, record) = value(&routes, "plain", &text);
+        match serde_json::from_str::<Value>(&text).map(|message| message.get("event").cloned()) {
+            Err(_) => prop_assert!(matches!(route, Route::Unreadable(_))),
+            Ok(Some(Value::String(event))) if event == "e" => prop_assert!(matches!(route, Route::Tasks(_)) && record.is_some()),
+            Ok(Some(Value::String(_))) => prop_assert!(matches!(route, Route::Unhandled)),
+            Ok(_) => prop_assert!(matches!(route, Route::NoEvent(_))),
+        }
+    }
+
+    #[test]
+    fn no_value_is_too_bad(value: Vec<u8>, key: Option<Vec<u8>>, key_as_event: bool, topic in "plain|wrapped|other") {
+        outcome(&routes(key_as_event), parts(&topic, key.as_deref(), Some(&value)));
+    }
 }
