@@ -22,3 +22,12 @@ fn policies_and_transactions_do_what_their_examples_say() {
     );
     assert_eq!(exactly.matches("=1000]").count(), 1, "{printed}");
 }
+
+#[cfg(feature = "app")]
+#[test]
+fn the_event_app_does_the_same_on_apache_kafka() {
+    let printed = run("event_app", Some(shared_broker()));
+    assert!(printed.contains("200 orders placed, 180 shipped, 20 sold out, "), "{printed}");
+    assert!(printed.contains("shop: 400 records handled, 0 again, 0 late"), "{printed}");
+    assert!(printed.contains("warehouse: 380 records handled, 0 again, 0 late"), "{printed}");
+}
