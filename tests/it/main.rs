@@ -11,6 +11,8 @@ mod app_dispatch;
 mod app_emit;
 #[cfg(feature = "app")]
 mod app_pipelines;
+#[cfg(feature = "app")]
+mod app_responses;
 mod batches;
 mod bounds;
 mod broker;

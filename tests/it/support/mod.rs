@@ -16,6 +16,8 @@ pub(crate) mod kafka;
 pub(crate) mod leash;
 pub(crate) mod logs;
 pub(crate) mod names;
+#[cfg(all(feature = "app", feature = "redis"))]
+pub(crate) mod redis;
 pub(crate) mod worker;
 
 #[allow(unused_imports)]
