@@ -77,6 +77,9 @@ ensure_java() {
     [ "$(java_version)" -ge 17 ] || { say "Java 17 or later is needed, found: $(java_version)"; return 1; }
 }
 
+# A server, for tests that start their own on a free port.
+ensure_redis() { command -v redis-server >/dev/null || install_packages redis-server; }
+
 ensure_maven() { command -v mvn >/dev/null || install_packages maven; }
 
 # start_broker: one Apache Kafka on free ports of the loopback; sets and exports KAFKA_BOOTSTRAP_SERVERS.

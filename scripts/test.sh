@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test, on a real Apache Kafka: gets what is missing, starts one broker for all of them, runs
+# Every test, on a real Apache Kafka and a real Redis: gets what is missing, starts one broker for all of them, runs
 # `cargo test --all-features`. Arguments go to cargo test: `bash scripts/test.sh --test it -- broker::`.
 #
 # KAFKA_BOOTSTRAP_SERVERS            use this broker instead (tests that kill one still start their own)
@@ -18,30 +18,41 @@ modules_with() {
 }
 
 needs_own='(^|[^A-Za-z])Broker::start'
-not_run=() why=
+not_run=() whys=()
+# leave_out WHY PATTERN: the modules that match cannot run.
+leave_out() {
+    local modules
+    mapfile -t modules < <(modules_with "$2")
+    not_run+=("${modules[@]}")
+    whys+=("$1, which ${modules[*]} need")
+}
+
 if libs=$(bash scripts/kafka.sh); then
     export KAFKA_ENVELOPE_KAFKA_LIBS=$libs
 else
-    why="there is no Apache Kafka to start (see above)"
     pattern=$needs_own
     [ -n "${KAFKA_BOOTSTRAP_SERVERS:-}" ] || pattern="$needs_own|shared_broker"
-    mapfile -t not_run < <(modules_with "$pattern")
-    if [ "${KAFKA_ENVELOPE_TESTS_REQUIRED:-}" = 1 ]; then
-        say "FAILED: $why, and KAFKA_ENVELOPE_TESTS_REQUIRED=1 lets no test be left out: ${not_run[*]}"
-        exit 1
-    fi
+    leave_out "there is no Apache Kafka to start (see above)" "$pattern"
 fi
+ensure_redis || leave_out "there is no redis-server to start (see above)" 'Redis::start'
 
 if [ ${#not_run[@]} = 0 ]; then
     with_broker cargo test --all-features "$@"
     exit
 fi
+if [ "${KAFKA_ENVELOPE_TESTS_REQUIRED:-}" = 1 ]; then
+    for why in "${whys[@]}"; do say "FAILED: $why, and KAFKA_ENVELOPE_TESTS_REQUIRED=1 lets no test be left out"; done
+    exit 1
+fi
 
+mapfile -t not_run < <(printf '%s\n' "${not_run[@]}" | sort -u)
+run=cargo
+[ -z "${libs:-}" ] || run="with_broker cargo"
 skips=() dashes=--
 for module in "${not_run[@]}"; do skips+=(--skip "$module"); done
 for argument in "$@"; do [ "$argument" != -- ] || dashes=; done
 status=0
-cargo test --all-features "$@" ${dashes:+"$dashes"} "${skips[@]}" || status=$?
+$run test --all-features "$@" ${dashes:+"$dashes"} "${skips[@]}" || status=$?
 say "NOT RUN: ${not_run[*]}"
-say "because $why. What passed above proves nothing about Kafka itself."
+for why in "${whys[@]}"; do say "because $why. What passed above proves nothing about it."; done
 exit "$status"
