@@ -1,6 +1,8 @@
 //! Records without a handler: taken as they are there, and said to be done later.
 
-use std::time::{Duration, Instant};
+#[cfg(feature = "export")]
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::consumer::desk::Desk;
 use crate::consumer::hand::Hand;

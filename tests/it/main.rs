@@ -9,10 +9,10 @@ mod app_connector;
 mod app_dispatch;
 #[cfg(feature = "app")]
 mod app_emit;
-#[cfg(all(feature = "app", feature = "redis"))]
-mod app_redis;
 #[cfg(feature = "app")]
 mod app_pipelines;
+#[cfg(all(feature = "app", feature = "redis"))]
+mod app_redis;
 #[cfg(feature = "app")]
 mod app_responses;
 mod batches;
