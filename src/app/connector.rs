@@ -205,8 +205,7 @@ pub fn listener(config: ListenerConfig) -> Result<Listener> {
     let (stopper, health, counts) = (consumer.stopper(), consumer.health(), Counts::default());
     let options =
         Options { max_concurrent_tasks: limit, max_concurrent_pipelines: 1, drain, in_order: !is_async, gate: None };
-    let engine =
-        Engine::new(consumer, options, producer(sender)?, Arc::new(Only(Arc::new([callback]))), counts.clone());
+    let engine = Engine::new(consumer, options, producer(sender)?, Arc::new(Only(callback)), counts.clone());
     Ok(Listener { engine, stopper, health, counts })
 }
 
@@ -257,11 +256,15 @@ impl fmt::Debug for Listener {
 }
 
 /// The same for every record.
-struct Only(Tasks);
+struct Only(Arc<dyn Task>);
 
 impl Router for Only {
     fn route(&self, _: &mut Parts) -> Route {
-        Route::Tasks(Arc::clone(&self.0))
+        Route::Tasks(Tasks { first: 0, handlers: 1, pipelines: 0 })
+    }
+
+    fn task(&self, _: usize) -> Option<&dyn Task> {
+        Some(&*self.0)
     }
 }
 

@@ -21,7 +21,7 @@ use crate::app::emitter::Emitter;
 use crate::app::record::{Parts, Record};
 use crate::app::schedule::{End, Job, Schedule, Unit};
 use crate::app::slot::{Slot, Slots};
-use crate::app::task::{BoxFuture, Kind, Route, Router, Tasks};
+use crate::app::task::{BoxFuture, Kind, Route, Router, Task};
 use crate::consumer::{After, Consumer, Policies, Tally, caught};
 use crate::error::{BoxError, Error, HandlerError, Result, panic_text};
 use crate::message::arena::Arena;
@@ -54,9 +54,7 @@ pub(super) struct Engine {
     consumer: Owned,
     tally: Tally,
     policies: Policies,
-    emitter: Emitter,
-    router: Arc<dyn Router>,
-    gate: Option<Gate>,
+    service: Arc<Service>,
     drain: Duration,
     counts: Counts,
     schedule: Schedule,
@@ -76,13 +74,18 @@ pub(super) struct Engine {
 /// What begins.
 struct Begun {
     unit: Unit,
-    what: What,
-    context: Context,
+    /// Its place among the router's tasks. None: the gate is asked.
+    task: Option<usize>,
+    record: Record,
+    slot: Slot,
+    attempt: u32,
 }
 
-enum What {
-    Task(Tasks),
-    Gate(Gate),
+/// What all tasks share.
+struct Service {
+    emitter: Emitter,
+    router: Arc<dyn Router>,
+    gate: Option<Gate>,
 }
 
 /// What has begun and goes on by itself.
@@ -134,10 +137,8 @@ impl Engine {
             tally: consumer.tally(),
             policies: consumer.policies(),
             consumer: Owned(Some(consumer)),
-            emitter,
-            router,
             schedule: Schedule::new(options.in_order, options.gate.is_some()),
-            gate: options.gate,
+            service: Arc::new(Service { emitter, router, gate: options.gate }),
             drain: options.drain,
             counts,
             handlers: Slots::new(options.max_concurrent_tasks, Arc::clone(&freed)),
@@ -196,14 +197,14 @@ impl Engine {
     fn accept(&mut self, arena: Arena) -> Result<()> {
         for place in arena.records() {
             let mut parts = Parts::of(&arena, place);
-            let route = self.router.route(&mut parts);
+            let route = self.service.router.route(&mut parts);
             let record = parts.share();
             match route {
-                Route::Tasks(tasks) if !tasks.is_empty() => {
+                Route::Tasks(tasks) => {
                     self.schedule.push(record, tasks);
                     continue;
                 }
-                Route::Tasks(_) | Route::Nothing => {}
+                Route::Nothing => {}
                 Route::Unhandled => self.counts.add(Count::Unhandled),
                 Route::NoEvent(why) => {
                     log::warn!("{} is skipped: {why}", record.place());
@@ -250,7 +251,7 @@ impl Engine {
         let mut begun = begun.into_iter();
         while begun.len() > 0 {
             let share: Vec<_> = begun.by_ref().take(share).collect();
-            self.running.spawn(handle(share));
+            self.running.spawn(handle(Arc::clone(&self.service), share));
         }
         Ok(())
     }
@@ -261,15 +262,9 @@ impl Engine {
             job.end = End::Gone;
             return self.unit_ended(unit).map(|()| None);
         }
-        let record = job.record.clone();
-        let attempt = job.failures(unit).saturating_add(1);
-        let pipeline = job.tasks.get(unit.task).and_then(|task| task.pipeline()).cloned();
-        let what = match &self.gate {
-            Some(gate) if unit.task == job.tasks.len() => What::Gate(Arc::clone(gate)),
-            _ => What::Task(Arc::clone(&job.tasks)),
-        };
-        let context = Context::new(&self.emitter, Handled::new(record, slot, attempt, pipeline));
-        Ok(Some(Begun { unit, what, context }))
+        let (record, attempt) = (job.record.clone(), job.failures(unit).saturating_add(1));
+        let task = (unit.task < job.tasks.len()).then_some(job.tasks.first + unit.task);
+        Ok(Some(Begun { unit, task, record, slot, attempt }))
     }
 
     /// Everything that has ended by now.
@@ -425,11 +420,14 @@ impl Engine {
 }
 
 /// Begins all of these, one after the other. What has to wait goes on beside the others.
-async fn handle(begun: Vec<Begun>) -> Ended {
+async fn handle(service: Arc<Service>, begun: Vec<Begun>) -> Ended {
     let (mut ended, mut waiting) = (Vec::with_capacity(begun.len()), Vec::new());
     let is_alone = begun.len() == 1;
-    for Begun { unit, what, context } in begun {
-        let outcome = match start(unit, &what, &context) {
+    for Begun { unit, task, record, slot, attempt } in begun {
+        let task = task.and_then(|place| service.router.task(place));
+        let pipeline = task.and_then(Task::pipeline).cloned();
+        let context = Context::new(&service.emitter, Handled::new(record, slot, attempt, pipeline));
+        let outcome = match start(task, service.gate.as_ref(), &context) {
             Err(outcome) => outcome,
             Ok(mut handling) => match poll_once(&mut handling).await {
                 Some(outcome) => outcome,
@@ -446,13 +444,11 @@ async fn handle(begun: Vec<Begun>) -> Ended {
     Ended::Units { ended, waiting }
 }
 
-fn start(unit: Unit, what: &What, context: &Context) -> Result<BoxFuture<Answer>, Outcome> {
-    let start = || match what {
-        What::Gate(gate) => Ok(gate(context.clone())),
-        What::Task(tasks) => match tasks.get(unit.task) {
-            Some(task) => task.start(context.record(), context.clone()),
-            None => Ok(Box::pin(ready(Ok(()))) as BoxFuture<_>),
-        },
+fn start(task: Option<&dyn Task>, gate: Option<&Gate>, context: &Context) -> Result<BoxFuture<Answer>, Outcome> {
+    let start = || match (task, gate) {
+        (Some(task), _) => task.start(context.record(), context.clone()),
+        (None, Some(gate)) => Ok(gate(context.clone())),
+        (None, None) => Ok(Box::pin(ready(Ok(()))) as BoxFuture<_>),
     };
     match catch_unwind(AssertUnwindSafe(start)) {
         Ok(begun) => begun.map_err(Outcome::Unreadable),

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::app::form::Form;
 use crate::app::read::{Said, fit, read};
 use crate::app::record::Parts;
-use crate::app::task::{Route, Router, Task, Tasks};
+use crate::app::task::{Kind, Route, Router, Task, Tasks};
 use crate::error::{Error, Result};
 use crate::settings::check;
 
@@ -27,14 +27,25 @@ type Payload = Box<dyn Fn(&[u8], &[u8]) -> Result<(), serde_json::Error> + Send 
 pub(super) struct Routes {
     form: Form,
     topics: HashMap<Box<str>, Listened>,
+    tasks: Vec<Arc<dyn Task>>,
 }
 
 /// A topic that is listened to.
-#[derive(Default)]
 struct Listened {
     payload: Option<Payload>,
     events: HashMap<Box<str>, Tasks>,
 }
+
+/// The same while it is put together.
+#[derive(Default)]
+struct Draft {
+    payload: Option<Payload>,
+    /// Of each event the handler first.
+    events: HashMap<Box<str>, Vec<Arc<dyn Task>>>,
+}
+
+/// All of them.
+struct Drafts(HashMap<Box<str>, Draft>);
 
 impl Registrations {
     /// A handler of this event: from this topic, or from all.
@@ -67,46 +78,45 @@ impl Registrations {
         if topics.is_empty() && !(self.handlers.is_empty() && self.pipelines.is_empty()) {
             return Err(Error::setting("listen", "there is no topic, so nothing that is registered would be called"));
         }
-        let listened = topics.iter().map(|topic| (topic.as_str().into(), Listened::default())).collect();
-        let mut routes = Routes { form, topics: listened };
+        let mut drafts = Drafts(topics.iter().map(|topic| (topic.as_str().into(), Draft::default())).collect());
         for (topic, payload) in self.payloads {
-            let listened = routes.listened("payload", &topic)?;
-            if listened.payload.replace(payload).is_some() {
+            let draft = drafts.of("payload", &topic)?;
+            if draft.payload.replace(payload).is_some() {
                 return Err(Error::setting("payload", format!("the topic `{topic}` has two types")));
             }
         }
         for (event, topic, task) in self.handlers {
             match topic {
-                Some(topic) => routes.add_handler("on_topic", &topic, &event, task)?,
+                Some(topic) => drafts.add_handler("on_topic", &topic, &event, task)?,
                 None => topics
                     .iter()
                     // A topic may be named twice.
                     .collect::<HashSet<_>>()
                     .into_iter()
-                    .try_for_each(|topic| routes.add_handler("on", topic, &event, Arc::clone(&task)))?,
+                    .try_for_each(|topic| drafts.add_handler("on", topic, &event, Arc::clone(&task)))?,
             }
         }
-        routes.add_pipelines(&self.pipelines)?;
-        Ok(routes)
+        drafts.add_pipelines(&self.pipelines)?;
+        Ok(drafts.into_routes(form))
     }
 }
 
-impl Routes {
-    fn listened(&mut self, key: &str, topic: &str) -> Result<&mut Listened> {
-        let listened = self.topics.get_mut(topic);
-        listened.ok_or_else(|| Error::setting(key, format!("the topic `{topic}` is not listened to")))
+impl Drafts {
+    fn of(&mut self, key: &str, topic: &str) -> Result<&mut Draft> {
+        let draft = self.0.get_mut(topic);
+        draft.ok_or_else(|| Error::setting(key, format!("the topic `{topic}` is not listened to")))
     }
 
     fn add_handler(&mut self, key: &str, topic: &str, event: &str, task: Arc<dyn Task>) -> Result<()> {
         if event.is_empty() {
             return Err(Error::setting(key, "the event's name is empty"));
         }
-        let listened = self.listened(key, topic)?;
-        if listened.events.contains_key(event) {
+        let draft = self.of(key, topic)?;
+        if draft.events.contains_key(event) {
             let reason = format!("the event `{event}` of the topic `{topic}` has two handlers");
             return Err(Error::setting(key, reason));
         }
-        listened.add(event, &task);
+        draft.add(event, &task);
         Ok(())
     }
 
@@ -122,26 +132,41 @@ impl Routes {
                 return Err(Error::setting("pipeline", format!("there are two for `{key}`")));
             }
         }
-        for (topic, listened) in &mut self.topics {
+        for (topic, draft) in &mut self.0 {
             for (key, task) in pipelines {
-                listened.add(key, task);
+                draft.add(key, task);
                 let event = key.strip_prefix(&**topic).and_then(|rest| rest.strip_prefix('.'));
                 let Some(event) = event.filter(|event| !event.is_empty()) else { continue };
                 if keys.contains(event) {
                     log::warn!("the pipeline for `{key}` gets nothing: the one for `{event}` comes first");
                 } else {
-                    listened.add(event, task);
+                    draft.add(event, task);
                 }
             }
         }
         Ok(())
     }
+
+    fn into_routes(self, form: Form) -> Routes {
+        let mut all = Vec::new();
+        let mut place = |tasks: Vec<Arc<dyn Task>>| {
+            let count = |kind| tasks.iter().filter(|task| task.kind() == kind).count() as u16;
+            let placed = Tasks { first: all.len(), handlers: count(Kind::Handler), pipelines: count(Kind::Pipeline) };
+            all.extend(tasks);
+            placed
+        };
+        let mut topics = HashMap::new();
+        for (topic, Draft { payload, events }) in self.0 {
+            let events = events.into_iter().map(|(event, tasks)| (event, place(tasks))).collect();
+            topics.insert(topic, Listened { payload, events });
+        }
+        Routes { form, topics, tasks: all }
+    }
 }
 
-impl Listened {
+impl Draft {
     fn add(&mut self, event: &str, task: &Arc<dyn Task>) {
-        let tasks = self.events.entry(event.into()).or_default();
-        *tasks = tasks.iter().chain([task]).cloned().collect();
+        self.events.entry(event.into()).or_default().push(Arc::clone(task));
     }
 }
 
@@ -163,7 +188,11 @@ impl Router for Routes {
         };
         let Said { message, history, .. } = said;
         (parts.message, parts.history) = (message, history);
-        Route::Tasks(Arc::clone(tasks))
+        Route::Tasks(*tasks)
+    }
+
+    fn task(&self, place: usize) -> Option<&dyn Task> {
+        self.tasks.get(place).map(|task| &**task)
     }
 }
 

@@ -137,9 +137,9 @@ impl Schedule {
     /// All tasks of the job may begin.
     pub(super) fn open_gate(&mut self, id: usize) {
         let Some(job) = self.jobs.get(id) else { return };
-        for (index, task) in job.tasks.iter().enumerate() {
-            let unit = Unit { job: id, task: index };
-            match task.kind() {
+        for task in 0..job.tasks.len() {
+            let unit = Unit { job: id, task };
+            match job.tasks.kind(task) {
                 Kind::Handler => self.handlers.push_back(unit),
                 Kind::Pipeline => self.pipelines.push_back(unit),
             }
@@ -165,8 +165,7 @@ impl Schedule {
 
     /// It may begin again, before others of its kind.
     pub(super) fn again(&mut self, unit: Unit) {
-        let task = self.jobs.get(unit.job).and_then(|job| job.tasks.get(unit.task));
-        match task.map_or(Kind::Handler, |task| task.kind()) {
+        match self.jobs.get(unit.job).map_or(Kind::Handler, |job| job.tasks.kind(unit.task)) {
             Kind::Handler => self.handlers.push_front(unit),
             Kind::Pipeline => self.pipelines.push_front(unit),
         }

@@ -1,24 +1,6 @@
-use std::sync::Arc;
-
 use super::*;
-use crate::app::context::Context;
 use crate::app::record::Parts;
-use crate::app::task::{BoxFuture, Task};
-use crate::error::HandlerError;
 use crate::message::arena::{Arena, NewRecord, Source};
-
-/// A task that nobody runs.
-struct Idle(Kind);
-
-impl Task for Idle {
-    fn kind(&self) -> Kind {
-        self.0
-    }
-
-    fn start(&self, _: &Record, _: Context) -> Result<BoxFuture<Result<(), HandlerError>>, serde_json::Error> {
-        Ok(Box::pin(async { Ok(()) }))
-    }
-}
 
 fn record(partition: i32, key: Option<&[u8]>) -> Record {
     let mut arena = Arena::default();
@@ -28,7 +10,7 @@ fn record(partition: i32, key: Option<&[u8]>) -> Record {
 }
 
 fn handler() -> Tasks {
-    Arc::new([Arc::new(Idle(Kind::Handler)) as Arc<dyn Task>])
+    Tasks { first: 0, handlers: 1, pipelines: 0 }
 }
 
 /// The jobs that may begin now, by the order in which they were added.
@@ -75,10 +57,7 @@ fn without_a_key_nothing_waits_and_in_order_a_partition_does() {
 #[test]
 fn a_job_ends_with_its_last_task() {
     let mut schedule = Schedule::new(false, true);
-    schedule.push(
-        record(0, None),
-        Arc::new([Arc::new(Idle(Kind::Handler)) as Arc<dyn Task>, Arc::new(Idle(Kind::Pipeline))]),
-    );
+    schedule.push(record(0, None), Tasks { pipelines: 1, ..handler() });
     let gate = schedule.pop(Kind::Handler).unwrap();
     assert!(schedule.is_gate(gate) && !schedule.is_ready(Kind::Handler) && !schedule.is_ready(Kind::Pipeline));
     schedule.open_gate(gate.job);

@@ -43,12 +43,30 @@ pub(super) trait Task: Send + Sync + 'static {
     ) -> Result<BoxFuture<Result<(), HandlerError>>, serde_json::Error>;
 }
 
-/// What is registered for one event.
-pub(super) type Tasks = Arc<[Arc<dyn Task>]>;
+/// What is registered for one event, as places among the router's tasks: handlers come first, then pipelines.
+///
+/// A record on its way carries this instead of the tasks: with thousands of events none of those is in a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tasks {
+    pub(super) first: usize,
+    pub(super) handlers: u16,
+    pub(super) pipelines: u16,
+}
+
+impl Tasks {
+    pub(super) fn len(self) -> usize {
+        usize::from(self.handlers) + usize::from(self.pipelines)
+    }
+
+    pub(super) fn kind(self, index: usize) -> Kind {
+        let handlers = usize::from(self.handlers);
+        if (handlers..self.len()).contains(&index) { Kind::Pipeline } else { Kind::Handler }
+    }
+}
 
 /// What there is to do with a record.
 pub(super) enum Route {
-    /// All of these, beside one another.
+    /// All of these, beside one another: never none.
     Tasks(Tasks),
     /// Nothing, and that is as it should be: a tombstone, an empty value.
     Nothing,
@@ -64,4 +82,7 @@ pub(super) enum Route {
 pub(super) trait Router: Send + Sync + 'static {
     /// Also notes in `parts` where the message stands.
     fn route(&self, parts: &mut Parts) -> Route;
+
+    /// The task at this place.
+    fn task(&self, place: usize) -> Option<&dyn Task>;
 }
