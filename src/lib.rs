@@ -199,6 +199,11 @@
 //! With the feature `export`, filters that arrive on a topic say which fields of which messages go into a sink. See the
 //! module `export`.
 //!
+//! # Event apps
+//!
+//! With the feature `app`, a service registers handlers by an event's name, chains transactions, and asks other services
+//! through Kafka. See the module `app`.
+//!
 //! # Testing
 //!
 //! [`testing::Records`] makes a batch for a handler without any broker. [`testing::EmbeddedBroker`] is a broker for the
@@ -210,8 +215,10 @@
 //!
 //! | feature | brings |
 //! |---|---|
-//! | `signal` | `Consumer::stop_on_signals`: SIGINT and SIGTERM |
+//! | `signal` | `Consumer::stop_on_signals`, and with `tokio` `shutdown_signal`: SIGINT and SIGTERM |
 //! | `tokio` | `Consumer::run_async`, `Producer::produce_async` and `produce_batch_async`; needs tokio's time driver |
+//! | `app` | the module `app`: handlers by event, pipelines, request and response; with it `signal` and `tokio` |
+//! | `redis` | `app::RedisCache`: responses reach the replica that waits for them |
 //! | `export` | the module `export`: filters, and clients that export what they say; numbers of untyped payloads then keep their text |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
 //! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
