@@ -304,6 +304,8 @@ impl Error {
             Self::Kafka(error) => is_transient(error),
             // It may be on its way up.
             Self::Redis { .. } => true,
+            // So may whoever is to answer.
+            Self::NoResponse { .. } => true,
             // What a rebalance took away the group gives to somebody; an outage ends. Missing rights stay missing.
             Self::Transaction { outcome, source, .. } => {
                 *outcome != TransactionOutcome::Fenced && (is_transient(source) || is_group_fencing(source))
