@@ -354,10 +354,10 @@ fn quote(text: &str, out: &mut Vec<u8>) {
     let _ = text.serialize(&mut Serializer::with_formatter(counting, python));
 }
 
-/// Gives a text in parts, with `\uXXXX` for what is not ASCII: two of them beyond the first 65,536 characters.
+/// Gives a text in parts, with `\uXXXX` for what is no printable ASCII: two of them beyond the first 65,536 characters.
 fn ascii(text: &str, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut rest = text;
-    while let Some(start) = rest.find(|c: char| !c.is_ascii()) {
+    while let Some(start) = rest.find(|c: char| c >= '\u{7f}') {
         let (plain, other) = rest.split_at(start);
         write(plain.as_bytes())?;
         let mut others = other.chars();
