@@ -9,13 +9,10 @@ use crate::app::form::Form;
 use crate::app::json;
 use crate::app::read::{Said, read};
 use crate::app::record::Parts;
-use crate::app::responses::{Response, Responses};
+use crate::app::responses::{BATCH, Response, Responses};
 use crate::app::task::Route;
 use crate::consumer::Consumer;
 use crate::error::Result;
-
-/// So many records are read at once. Fewer answers wait behind their being kept then.
-const BATCH: usize = 256;
 
 /// Gives every response to whoever waits for it, until the consumer is stopped.
 ///

@@ -144,7 +144,9 @@ impl Context {
             return Err(Error::setting("answers", reason));
         }
         let (record, event_id) = self.piped(topic, event, message)?;
-        Ok(Question { record, event_id, wanted: Wanted::Event { topic: from.to_owned(), event: named.to_owned() } })
+        let is_in_message = !self.emitter.is_key_event();
+        let wanted = Wanted::Event { topic: from.to_owned(), event: named.to_owned(), is_in_message };
+        Ok(Question { record, event_id, wanted })
     }
 
     /// A message to be sent on, and its `event_id`.

@@ -173,20 +173,15 @@ impl Emitter {
             let mut sending = pin!(self.send(&question.record));
             let mut is_sent = false;
             poll_fn(|task| {
-                if let Poll::Ready(answer) = answer.as_mut().poll(task) {
-                    return Poll::Ready(answer.map_err(|error| Failed::Waiting(error.to_string())));
-                }
-                if is_sent {
-                    return Poll::Pending;
-                }
-                match sending.as_mut().poll(task) {
-                    Poll::Ready(Err(error)) => Poll::Ready(Err(Failed::Sending(error))),
-                    Poll::Ready(Ok(_)) => {
-                        is_sent = true;
-                        Poll::Pending
+                // First: an answer that is kept from an earlier attempt does not mean that nothing is asked.
+                if !is_sent {
+                    match sending.as_mut().poll(task) {
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Failed::Sending(error))),
+                        Poll::Ready(Ok(_)) => is_sent = true,
+                        Poll::Pending => {}
                     }
-                    Poll::Pending => Poll::Pending,
                 }
+                answer.as_mut().poll(task).map_err(|error| Failed::Waiting(error.to_string()))
             })
             .await?
         };

@@ -19,6 +19,9 @@ use crate::app::counts::{Count, Counts};
 use crate::consumer::{caught, lock};
 use crate::error::{HandlerError, panic_text};
 
+/// So many responses are read at once.
+pub(super) const BATCH: usize = 256;
+
 /// So long a response is kept.
 const EXPIRY: Duration = Duration::from_secs(30);
 
@@ -35,15 +38,13 @@ const OLD: TimeDelta = TimeDelta::minutes(5);
 /// So many questions without an answer are remembered.
 const REMEMBERED: usize = 10_000;
 
-/// So many responses go to the cache at once.
-const SETS: usize = 64;
+/// So many responses go to the cache at once: all that are read at once, so that these wait for it once.
+const SETS: usize = BATCH;
 
 /// Who waits for which response.
 pub(super) struct Responses {
-    /// Of each topic the events that are responses.
-    answers: HashMap<String, HashSet<String>>,
-    /// Whether any of them is not a pipeline's own.
-    is_asking: bool,
+    /// Of each topic the events that are responses, and whether they are to anybody: else only pipelines wait for them.
+    answers: HashMap<String, HashMap<String, bool>>,
     cache: Option<Arc<dyn AnyCache>>,
     state: Mutex<State>,
     counts: Counts,
@@ -66,10 +67,10 @@ struct Waiting {
 /// Which responses somebody waits for.
 #[derive(Clone, Debug)]
 pub(super) enum Wanted {
-    /// Any that is one.
+    /// Any that is one to anybody.
     Any,
-    /// This event.
-    Event { topic: String, event: String },
+    /// This event. Its name stands in the message, or in the record's key.
+    Event { topic: String, event: String, is_in_message: bool },
 }
 
 /// A response from Kafka.
@@ -109,12 +110,14 @@ impl Responses {
         cache: Option<Arc<dyn AnyCache>>,
         counts: Counts,
     ) -> Self {
-        let is_asking = !answers.is_empty();
-        let mut known: HashMap<String, HashSet<String>> = HashMap::new();
-        for (topic, event) in answers.into_iter().chain(piped) {
-            known.entry(topic).or_default().insert(event);
+        let mut known: HashMap<String, HashMap<String, bool>> = HashMap::new();
+        for (topic, event) in piped {
+            known.entry(topic).or_default().insert(event, false);
         }
-        Self { answers: known, is_asking, cache, state: Mutex::default(), counts }
+        for (topic, event) in answers {
+            known.entry(topic).or_default().insert(event, true);
+        }
+        Self { answers: known, cache, state: Mutex::default(), counts }
     }
 
     /// The topics from which responses come.
@@ -126,12 +129,17 @@ impl Responses {
 
     /// Whether this event is a response.
     pub(super) fn is_answer(&self, topic: &str, event: &str) -> bool {
-        self.answers.get(topic).is_some_and(|events| events.contains(event))
+        self.answers.get(topic).is_some_and(|events| events.contains_key(event))
+    }
+
+    /// Whether it is one to anybody.
+    fn is_for_all(&self, response: &Response) -> bool {
+        self.answers.get(&response.topic).and_then(|events| events.get(&response.event)).copied().unwrap_or_default()
     }
 
     /// Whether questions that are no pipeline's can be answered.
     pub(super) fn is_asking(&self) -> bool {
-        self.is_asking
+        self.answers.values().any(|events| events.values().any(|is_for_all| *is_for_all))
     }
 
     pub(super) fn has_cache(&self) -> bool {
@@ -173,10 +181,11 @@ impl Responses {
 
     /// Gives a response to who waits for it, else back.
     fn give(&self, mut response: Response) -> Option<Response> {
+        let is_for_all = self.is_for_all(&response);
         loop {
             let mut state = lock(&self.state);
             let Some(waiting) = state.waiting.get_mut(&response.event_id) else { return Some(response) };
-            let Some(place) = waiting.iter().position(|waiting| waiting.wanted.is(&response)) else {
+            let Some(place) = waiting.iter().position(|waiting| waiting.wanted.is(&response, is_for_all)) else {
                 return Some(response);
             };
             let Waiting { answer, .. } = waiting.remove(place);
@@ -230,10 +239,10 @@ fn key(event_id: &str) -> String {
 }
 
 impl Wanted {
-    fn is(&self, response: &Response) -> bool {
+    fn is(&self, response: &Response, is_for_all: bool) -> bool {
         match self {
-            Self::Any => true,
-            Self::Event { topic, event } => *topic == response.topic && *event == response.event,
+            Self::Any => is_for_all,
+            Self::Event { topic, event, .. } => *topic == response.topic && *event == response.event,
         }
     }
 
@@ -244,7 +253,7 @@ impl Wanted {
             event: Option<String>,
         }
         match self {
-            Self::Any => true,
+            Self::Any | Self::Event { is_in_message: false, .. } => true,
             Self::Event { event, .. } => match serde_json::from_slice(value) {
                 Ok(Named { event: Some(found) }) => found == *event,
                 _ => true,
@@ -257,7 +266,7 @@ impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("it"),
-            Self::Event { topic, event } => write!(f, "`{event}` from `{topic}`"),
+            Self::Event { topic, event, .. } => write!(f, "`{event}` from `{topic}`"),
         }
     }
 }

@@ -31,7 +31,7 @@ fn response(topic: &str, event: &str, event_id: &str) -> Response {
 }
 
 fn priced() -> Wanted {
-    Wanted::Event { topic: "rsp".to_owned(), event: "priced".to_owned() }
+    Wanted::Event { topic: "rsp".to_owned(), event: "priced".to_owned(), is_in_message: true }
 }
 
 async fn text(waiter: &mut Waiter<'_>) -> String {
@@ -86,7 +86,7 @@ async fn a_response_wakes_the_one_who_waits_for_it() {
 #[tokio::test(start_paused = true)]
 async fn of_one_question_each_takes_the_event_that_it_waits_for() {
     let responses = without_cache();
-    let sold = Wanted::Event { topic: "rsp".to_owned(), event: "sold".to_owned() };
+    let sold = Wanted::Event { topic: "rsp".to_owned(), event: "sold".to_owned(), is_in_message: true };
     let (mut first, mut second) = (responses.wait("1", &priced()), responses.wait("1", &sold));
     let mut third = responses.wait("1", &priced());
     for (topic, event) in [("other", "priced"), ("rsp", "sold"), ("rsp", "priced")] {
@@ -96,6 +96,34 @@ async fn of_one_question_each_takes_the_event_that_it_waits_for() {
     assert_eq!(text(&mut second).await, r#"{"event":"sold","from":"rsp"}"#);
     assert!(timeout(SECOND, third.answer(|_| false)).await.is_err(), "each response is one waiter's");
     assert_eq!(responses.counts.late_responses(), 1, "that of the other topic");
+}
+
+/// What only pipelines wait for is no answer to others.
+#[tokio::test(start_paused = true)]
+async fn a_response_of_a_pipeline_is_not_anybodys() {
+    let piped = vec![("rsp".to_owned(), "priced".to_owned())];
+    let only_piped = Responses::new(Vec::new(), piped.clone(), None, Counts::default());
+    assert!(only_piped.is_answer("rsp", "priced") && !only_piped.is_asking());
+    assert_eq!(only_piped.topics(), ["rsp"]);
+    let mut any = only_piped.wait("1", &Wanted::Any);
+    let mut its = only_piped.wait("1", &priced());
+    only_piped.arrived(response("rsp", "priced", "1"));
+    assert!(text(&mut its).await.contains("priced"));
+    assert!(timeout(SECOND, any.answer(|_| false)).await.is_err());
+    assert!(Responses::new(answers(), piped, None, Counts::default()).is_for_all(&response("rsp", "priced", "1")));
+}
+
+/// With the name in the key, the message's own `event` is a field like any other.
+#[test]
+fn a_kept_answer_is_known_by_its_event_only_where_that_names_it() {
+    let wanted = |is_in_message| Wanted::Event { topic: "rsp".to_owned(), event: "priced".to_owned(), is_in_message };
+    let other = br#"{"event": "other"}"#;
+    assert!(!wanted(true).may_be(other) && wanted(false).may_be(other));
+    assert!(
+        [&br#"{"event": "priced"}"#[..], br#"{"event": 5}"#, b"[]", b"{}"]
+            .iter()
+            .all(|value| wanted(true).may_be(value))
+    );
 }
 
 #[tokio::test(start_paused = true)]

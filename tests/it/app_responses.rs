@@ -318,3 +318,31 @@ async fn piping_waits_only_for_what_is_an_answer() {
     running.stop().await.unwrap();
     assert_eq!(consume_all(broker, &questions).len(), 0);
 }
+
+/// An answer of an earlier attempt is taken from the cache. The question goes out all the same, as in Python.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_is_sent_although_its_answer_is_kept_already() {
+    let broker = shared_broker();
+    let [events, questions, answers] = [(); 3].map(|()| TestTopic::new(broker, 1));
+    let cache = MemoryCache::default();
+    // SHA-256 of `same`.
+    let key = "0967115f2813a3541eaef77de9d9d5773f1c0c04314b0bbfe4ff3b3b1c55b5d5";
+    cache.set(key, br#"{"event": "answer", "n": 1}"#, PATIENCE).await.unwrap();
+    let got: Calls = Calls::default();
+    let (to, from, seen) = (questions.to_string(), answers.to_string(), got.clone());
+    let go = move |message: Value, context: Context| {
+        let (to, from, seen) = (to.clone(), from.clone(), seen.clone());
+        async move {
+            let answer = (from.as_str(), "answer");
+            seen.push(context.pipe_and_wait(&to, "ask", answer, &message, PATIENCE).await?);
+            Ok::<_, HandlerError>(())
+        }
+    };
+    let builder = app(broker).1.answers([(&*answers, "answer")]).cache(cache).listen([&*events]).on("go", go);
+    let running = Running::start(builder.build().unwrap());
+    let record = json!({"value": r#"{"event":"go"}"#, "headers": [["event_id", {"text": "same"}]]});
+    produce(broker, &events, &record).await;
+    assert_eq!(got.wait(1), [json!({"event": "answer", "n": 1})]);
+    assert_eq!(event_id(&records(broker, &questions, 1)[0]), "same");
+    running.stop().await.unwrap();
+}
