@@ -11,6 +11,8 @@ mod app_dispatch;
 mod app_emit;
 #[cfg(feature = "app")]
 mod app_pipelines;
+#[cfg(feature = "app")]
+mod app_rebalance;
 #[cfg(all(feature = "app", feature = "redis"))]
 mod app_redis;
 #[cfg(feature = "app")]

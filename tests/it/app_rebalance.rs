@@ -1,0 +1,87 @@
+//! Partitions that go to another replica: what is being handled is finished first, what has not begun goes along.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafka_envelope::HandlerError;
+use kafka_envelope::app::{App, AppBuilder, Context};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::support::app::{Calls, Running, handled, soon};
+use super::support::{committed, create_topic, kafka, produce_raw_batch, shared_broker, unique};
+
+#[derive(Deserialize)]
+struct Numbered {
+    n: u32,
+}
+
+/// A replica that handles two at a time. It notes partition and number of what begins, and waits for a permit then.
+fn replica(topic: &str, group: &str, go: &Arc<Semaphore>) -> (AppBuilder, Calls<(i32, u32)>) {
+    let calls = Calls::default();
+    let handler = {
+        let (go, calls) = (Arc::clone(go), calls.clone());
+        move |message: Numbered, context: Context| {
+            calls.push((context.record().partition(), message.n));
+            let go = Arc::clone(&go);
+            async move {
+                go.acquire().await?.forget();
+                Ok::<(), HandlerError>(())
+            }
+        }
+    };
+    let builder = App::builder(&unique("replica"), shared_broker()).group(group).listen([topic]);
+    (builder.max_concurrent_tasks(2).on("e", handler), calls)
+}
+
+fn members(group: &str) -> usize {
+    let client: BaseConsumer = kafka::client(shared_broker()).create().unwrap();
+    let groups = client.fetch_group_list(Some(group), Duration::from_secs(10)).unwrap();
+    groups.groups().first().map_or(0, |group| group.members().len())
+}
+
+async fn check(config: [(&'static str, &'static str); 1]) {
+    let broker = shared_broker();
+    let (topic, group) = (create_topic(broker, 2), unique("group"));
+    let record = |n: u32| {
+        let value = json!({"event": "e", "n": n}).to_string();
+        ((n % 2) as i32, Some(format!("key-{}", n % 2)), Some(value))
+    };
+    produce_raw_batch(broker, &topic, (0..20).map(record));
+    let (stuck, free) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(1_000)));
+    let (first, begun) = replica(&topic, &group, &stuck);
+    let first = Running::start(first.config(config).build().unwrap());
+    soon("one record of each partition is being handled", || (begun.get().len() == 2).then_some(()));
+
+    // Either one or both of the partitions are asked back; whichever is waits for its record.
+    let (second, others) = replica(&topic, &group, &free);
+    let second = Running::start(second.config(config).build().unwrap());
+    soon("both are members", || (members(&group) == 2).then_some(()));
+    assert_eq!((begun.get().len(), others.get().len()), (2, 0), "nothing goes before what is being handled is done");
+    stuck.add_permits(1_000);
+    let done = || first.counts.handled() + second.counts.handled() == 20;
+    soon("all are handled", || done().then_some(()));
+    let mut all: Vec<_> = [begun.get(), others.get()].concat();
+    for partition in 0..2 {
+        // In order over both, since the second began after the first had ended: none twice, and none left out.
+        let of_partition: Vec<_> = all.iter().filter(|(of, _)| *of == partition).map(|(_, n)| *n).collect();
+        assert_eq!(of_partition, (0..10).map(|n| 2 * n + partition as u32).collect::<Vec<_>>());
+        soon("all is committed", || (committed(broker, &group, &topic, partition) == Some(10)).then_some(()));
+    }
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 20);
+    (first.stop().await.unwrap(), second.stop().await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_waits_for_what_is_being_handled() {
+    check([("partition.assignment.strategy", "cooperative-sticky")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_it_does_with_eager_groups() {
+    check([("partition.assignment.strategy", "range")]).await;
+}
