@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::str;
 
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -25,6 +26,10 @@ pub(super) struct Said<'a> {
 /// Reads a record. Where that gives no event, the answer says what becomes of the record instead.
 pub(super) fn read<'a>(form: &Form, parts: &'a Parts) -> Result<Said<'a>, Route> {
     let Some(value) = parts.value().filter(|value| !value.is_empty()) else { return Err(Route::Nothing) };
+    let key = parts.key().map(str::from_utf8).transpose().map_err(|error| {
+        let reason = format_args!("the key is not UTF-8 at byte {}", error.valid_up_to());
+        Route::Unreadable(serde_json::Error::custom(reason))
+    })?;
     let (part, history, seen) = if form.envelopes.contains(parts.topic()) {
         let Decoded { item, history, .. } = decode::<&RawValue>(value).map_err(Route::Unreadable)?;
         let seen = Seen::of(item.get()).map_err(Route::Unreadable)?;
@@ -37,7 +42,7 @@ pub(super) fn read<'a>(form: &Form, parts: &'a Parts) -> Result<Said<'a>, Route>
         Seen::Text(text, event) => (event, Some(Message::Text(text))),
         Seen::Else => (Event::NoObject, None),
     };
-    let event = if form.key_as_event { named_by(parts.key())? } else { event.name()? };
+    let event = if form.key_as_event { named_by(key)? } else { event.name()? };
     let message = message.unwrap_or_else(|| part.map_or(Message::Value, Message::Part));
     Ok(Said { event, message, history })
 }
@@ -54,7 +59,7 @@ pub(super) fn fit<T: DeserializeOwned>(value: &[u8], message: &[u8]) -> Result<T
         return decode_plain(message, |text| serde_json::from_str(text));
     }
     decode_plain(message, |text| {
-        let whole = std::str::from_utf8(value).unwrap_or(text);
+        let whole = str::from_utf8(value).unwrap_or(text);
         serde_json::from_str(text).map_err(|error| within(whole, text, error))
     })
 }
@@ -66,16 +71,11 @@ fn place(value: &[u8], part: &RawValue) -> Range<usize> {
 }
 
 /// The key as an event's name.
-fn named_by(key: Option<&[u8]>) -> Result<Cow<'_, str>, Route> {
-    match key.map(std::str::from_utf8) {
+fn named_by(key: Option<&str>) -> Result<Cow<'_, str>, Route> {
+    match key {
         None => Err(Route::NoEvent("it has no key")),
-        Some(Ok("")) => Err(Route::NoEvent("its key is empty")),
-        Some(Ok(key)) => Ok(Cow::Borrowed(key)),
-        Some(Err(error)) => {
-            let at = error.valid_up_to();
-            let reason = format_args!("the key, which names the event, is not UTF-8 at byte {at}");
-            Err(Route::Unreadable(serde_json::Error::custom(reason)))
-        }
+        Some("") => Err(Route::NoEvent("its key is empty")),
+        Some(key) => Ok(Cow::Borrowed(key)),
     }
 }
 

@@ -97,6 +97,8 @@ fn the_event_stands_in_the_message() {
     assert_eq!(reason(&routes, "wrapped", r#"{"event":"e"}"#), "missing field `item` at line 1 column 13");
     assert_eq!(reason(&routes, "wrapped", r#"{"item":null}"#), "its message is no JSON object");
     assert!(matches!(outcome(&routes, parts("plain", Some(b"e"), None)).0, Route::Nothing));
+    let binary_key = outcome(&routes, parts("plain", Some(b"\xff"), Some(br#"{"event":"e"}"#))).0;
+    assert!(matches!(binary_key, Route::Unreadable(error) if error.to_string() == "the key is not UTF-8 at byte 0"));
     let not_utf8 = outcome(&routes, parts("plain", None, Some(b"\xff"))).0;
     assert!(matches!(not_utf8, Route::Unreadable(error) if error.to_string().starts_with("not UTF-8 at byte 0")));
 }
@@ -116,7 +118,7 @@ fn the_event_is_the_key() {
     assert!(matches!(with_key(Some(b"other"), "{}").0, Route::Unhandled));
     assert!(matches!(with_key(Some(b"e"), "{").0, Route::Unreadable(_)));
     let Route::Unreadable(error) = with_key(Some(b"e\xff"), "{}").0 else { panic!() };
-    assert_eq!(error.to_string(), "the key, which names the event, is not UTF-8 at byte 1");
+    assert_eq!(error.to_string(), "the key is not UTF-8 at byte 1");
     assert!(matches!(outcome(&routes, parts("plain", Some(b"\xff"), None)).0, Route::Nothing));
 }
 
