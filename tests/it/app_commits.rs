@@ -4,50 +4,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use kafka_envelope::app::{App, AppBuilder, Context, Counts, Record};
+use kafka_envelope::app::{App, AppBuilder, Context, Record};
 use kafka_envelope::{Backoff, Error, GiveUp, HandlerError, OnError, OnUndecodable};
 use rdkafka::message::{Headers as _, Message as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::runtime::Runtime;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore};
 
+use super::support::app::{Running, soon};
 use super::support::{
     Worker, committed, consume_all, create_topic, create_topic_with, emit, eventually, produce_raw_batch,
     shared_broker, unique,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// An app on a runtime of its own.
-struct Service {
-    shutdown: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Result<(), Error>>>,
-    counts: Counts,
-}
-
-impl Service {
-    fn start(builder: AppBuilder) -> Self {
-        let (shutdown, shut) = oneshot::channel();
-        let app = builder.build().unwrap();
-        let counts = app.counts();
-        let run = move || Runtime::new().unwrap().block_on(app.run_until(async { _ = shut.await }));
-        Self { shutdown: Some(shutdown), thread: Some(thread::spawn(run)), counts }
-    }
-
-    fn stop(mut self) -> Result<(), Error> {
-        drop(self.shutdown.take());
-        self.ended()
-    }
-
-    /// Waits until it ends by itself.
-    fn ended(&mut self) -> Result<(), Error> {
-        self.thread.take().unwrap().join().unwrap()
-    }
-}
 
 /// A topic with these records of the event `e`: each a partition, a key and a number.
 fn topic_of(partitions: i32, records: &[(i32, Option<&str>, u32)]) -> (&'static str, String) {
@@ -74,30 +47,30 @@ fn app(bootstrap: &str, topic: &str) -> AppBuilder {
 }
 
 /// The group is the app's name, so a restart goes on where it was.
-#[test]
-fn what_is_done_is_committed_under_the_apps_name() {
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_is_committed_under_the_apps_name() {
     let (bootstrap, topic) = topic_of(1, &[(0, None, 0), (0, None, 1), (0, None, 2)]);
     let name = unique("shop");
-    let run = |expected: Vec<u32>| {
+    let run = async |expected: Vec<u32>| {
         let (sender, seen) = mpsc::channel();
         let handler = move |message: Numbered, _: Context| Ok(sender.send(message.n)?);
-        let service = Service::start(App::builder(&name, bootstrap).listen([&topic]).on("e", handler));
+        let service = Running::start(App::builder(&name, bootstrap).listen([&topic]).on("e", handler).build().unwrap());
         let mut got: Vec<u32> = expected.iter().map(|_| seen.recv_timeout(PATIENCE).unwrap()).collect();
-        service.stop().unwrap();
+        service.stop().await.unwrap();
         got.extend(seen.try_iter());
         got.sort_unstable();
         assert_eq!(got, expected);
     };
-    run(vec![0, 1, 2]);
+    run(vec![0, 1, 2]).await;
     assert_eq!(committed(bootstrap, &name, &topic, 0), Some(3));
     add(bootstrap, &topic, &[(0, None, 3)]);
-    run(vec![3]);
+    run(vec![3]).await;
     assert_eq!(committed(bootstrap, &name, &topic, 0), Some(4));
 }
 
 /// Handlers finish in any order; the commit stands at the first that has not, and the other partition's goes on.
-#[test]
-fn a_commit_never_passes_a_record_that_is_not_done() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_never_passes_a_record_that_is_not_done() {
     let records: Vec<_> = (0..6).map(|n| (0, None, n)).chain([(1, None, 6)]).collect();
     let (bootstrap, topic) = topic_of(2, &records);
     let group = unique("group");
@@ -115,19 +88,19 @@ fn a_commit_never_passes_a_record_that_is_not_done() {
             }
         }
     };
-    let service = Service::start(app(bootstrap, &topic).group(&group).on("e", handler));
-    eventually(PATIENCE, "all but one are done", || (done.load(Ordering::Relaxed) == 6).then_some(()));
+    let service = Running::start(app(bootstrap, &topic).group(&group).on("e", handler).build().unwrap());
+    soon("all but one are done", || (done.load(Ordering::Relaxed) == 6).then_some(()));
     let offsets = || (committed(bootstrap, &group, &topic, 0), committed(bootstrap, &group, &topic, 1));
-    eventually(PATIENCE, "what stands before it is committed", || (offsets() == (Some(2), Some(1))).then_some(()));
+    soon("what stands before it is committed", || (offsets() == (Some(2), Some(1))).then_some(()));
     assert_eq!(service.counts.handled(), 6);
     gate.add_permits(1);
-    eventually(PATIENCE, "all is committed", || (offsets() == (Some(6), Some(1))).then_some(()));
-    service.stop().unwrap();
+    soon("all is committed", || (offsets() == (Some(6), Some(1))).then_some(()));
+    service.stop().await.unwrap();
 }
 
 /// Records of one key one after the other; those of other keys, and those without one, do not wait for them.
-#[test]
-fn keys_are_in_order_and_beside_one_another() {
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_in_order_and_beside_one_another() {
     let records: Vec<_> = (0..30).map(|n| (0, [Some("a"), Some("b"), None][n as usize % 3], n)).collect();
     let (bootstrap, topic) = topic_of(1, &records);
     let (running, most) = (Arc::new(Mutex::new(HashMap::<String, usize>::new())), Arc::new(AtomicUsize::new(0)));
@@ -152,9 +125,9 @@ fn keys_are_in_order_and_beside_one_another() {
             }
         }
     };
-    let service = Service::start(app(bootstrap, &topic).on("e", handler).max_concurrent_tasks(5));
-    eventually(PATIENCE, "all are handled", || (service.counts.handled() == 30).then_some(()));
-    service.stop().unwrap();
+    let service = Running::start(app(bootstrap, &topic).on("e", handler).max_concurrent_tasks(5).build().unwrap());
+    soon("all are handled", || (service.counts.handled() == 30).then_some(()));
+    service.stop().await.unwrap();
     let order = order.lock().unwrap();
     let every_third = |from: u32| (0..10).map(|n| from + 3 * n).collect::<Vec<_>>();
     assert_eq!((&order["a"], &order["b"]), (&every_third(0), &every_third(1)));
@@ -162,8 +135,8 @@ fn keys_are_in_order_and_beside_one_another() {
 }
 
 /// Attempts, then the policy. The records of its key wait for it, and nothing is lost on the way.
-#[test]
-fn failures_are_tried_again_and_then_go_where_the_policy_says() {
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_tried_again_and_then_go_where_the_policy_says() {
     let (bootstrap, topic) = topic_of(1, &[(0, Some("a"), 0), (0, Some("a"), 1), (0, Some("b"), 2), (0, Some("b"), 3)]);
     create_topic_with(bootstrap, &format!("{topic}-dlt"), 1, &[]);
     let group = unique("group");
@@ -183,10 +156,10 @@ fn failures_are_tried_again_and_then_go_where_the_policy_says() {
     let on_error = OnError::retry(backoff).then(GiveUp::DeadLetter);
     let builder =
         app(bootstrap, &topic).group(&group).on("e", handler).consumer(|consumer| consumer.on_error(on_error));
-    let service = Service::start(builder);
-    eventually(PATIENCE, "all is committed", || (committed(bootstrap, &group, &topic, 0) == Some(4)).then_some(()));
+    let service = Running::start(builder.build().unwrap());
+    soon("all is committed", || (committed(bootstrap, &group, &topic, 0) == Some(4)).then_some(()));
     let counts = service.counts.clone();
-    service.stop().unwrap();
+    service.stop().await.unwrap();
     let calls = calls.lock().unwrap();
     let of = |numbers: [u32; 2]| calls.iter().copied().filter(|(n, _)| numbers.contains(n)).collect::<Vec<_>>();
     assert_eq!(of([0, 1]), [(0, 1), (0, 2), (0, 3), (1, 1)]);
@@ -200,31 +173,31 @@ fn failures_are_tried_again_and_then_go_where_the_policy_says() {
 }
 
 /// By default the first failure ends the app with its error; the record comes again.
-#[test]
-fn the_first_failure_ends_the_app_unless_said_otherwise() {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_failure_ends_the_app_unless_said_otherwise() {
     let (bootstrap, topic) = topic_of(1, &[(0, None, 0), (0, None, 1)]);
     let group = unique("group");
     let handler = |message: Numbered, _: Context| if message.n == 1 { Err("no".into()) } else { Ok(()) };
-    let mut service = Service::start(app(bootstrap, &topic).group(&group).on("e", handler));
-    let error = service.ended().unwrap_err();
+    let service = Running::start(app(bootstrap, &topic).group(&group).on("e", handler).build().unwrap());
+    let error = service.error().await;
     assert!(matches!(error, Error::Handler { .. }), "{error}");
     assert!(error.to_string().contains(&format!("{topic}[0=1:2]: no")), "{error}");
     assert_eq!(committed(bootstrap, &group, &topic, 0), Some(1));
 
     // What does not fit the handler's type is a record that cannot be read.
     let handler = |_: String, _: Context| Ok(());
-    let mut service = Service::start(app(bootstrap, &topic).group(&group).on("e", handler));
-    assert!(matches!(service.ended().unwrap_err(), Error::Undecodable { offset: 1, .. }));
+    let service = Running::start(app(bootstrap, &topic).group(&group).on("e", handler).build().unwrap());
+    assert!(matches!(service.error().await, Error::Undecodable { offset: 1, .. }));
     let skip = app(bootstrap, &topic).group(&group).consumer(|consumer| consumer.on_undecodable(OnUndecodable::Skip));
-    let service = Service::start(skip.on("e", handler));
-    eventually(PATIENCE, "it is skipped", || (committed(bootstrap, &group, &topic, 0) == Some(2)).then_some(()));
+    let service = Running::start(skip.on("e", handler).build().unwrap());
+    soon("it is skipped", || (committed(bootstrap, &group, &topic, 0) == Some(2)).then_some(()));
     assert_eq!(service.counts.skipped(), 1);
-    service.stop().unwrap();
+    service.stop().await.unwrap();
 }
 
 /// The middleware is asked before anything handles a record, async or not, and an error of it rejects the record.
-#[test]
-fn middleware_may_reject() {
+#[tokio::test(flavor = "multi_thread")]
+async fn middleware_may_reject() {
     let records: Vec<_> = (0..4).map(|n| (0, None, n)).collect();
     let (bootstrap, topic) = topic_of(1, &records);
     let number = |record: &Record| {
@@ -245,13 +218,17 @@ fn middleware_may_reject() {
             }
         };
         let builder = app(bootstrap, &topic).group(&group).on("e", handler);
-        let service = Service::start(match is_async {
-            false => builder.middleware(move |context: Context| odd(&context)),
-            true => builder.middleware(move |context: Context| async move { odd(&context) }),
-        });
-        eventually(PATIENCE, "all is committed", || (committed(bootstrap, &group, &topic, 0) == Some(4)).then_some(()));
+        let service = Running::start(
+            match is_async {
+                false => builder.middleware(move |context: Context| odd(&context)),
+                true => builder.middleware(move |context: Context| async move { odd(&context) }),
+            }
+            .build()
+            .unwrap(),
+        );
+        soon("all is committed", || (committed(bootstrap, &group, &topic, 0) == Some(4)).then_some(()));
         assert_eq!((service.counts.rejected(), service.counts.handled()), (2, 2));
-        service.stop().unwrap();
+        service.stop().await.unwrap();
         let mut seen = seen.lock().unwrap().clone();
         seen.sort_unstable();
         assert_eq!(seen, [0, 2]);
@@ -259,8 +236,8 @@ fn middleware_may_reject() {
 }
 
 /// A shutdown finishes what is being handled, begins nothing more, and gives up what takes too long.
-#[test]
-fn the_end_waits_for_what_is_being_handled_within_its_bound() {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_waits_for_what_is_being_handled_within_its_bound() {
     let records: Vec<_> = (0..4).map(|n| (0, Some("key"), n)).collect();
     let (bootstrap, topic) = topic_of(1, &records);
     let group = unique("group");
@@ -276,25 +253,23 @@ fn the_end_waits_for_what_is_being_handled_within_its_bound() {
             }
         }
     };
-    let wait_until_begun = || eventually(PATIENCE, "it begins", || begun.try_acquire().ok().map(|one| one.forget()));
-    let mut service = Service::start(app(bootstrap, &topic).group(&group).on("e", handler(&begun, &go)));
+    let wait_until_begun = || soon("it begins", || begun.try_acquire().ok().map(|one| one.forget()));
+    let service = Running::start(app(bootstrap, &topic).group(&group).on("e", handler(&begun, &go)).build().unwrap());
     wait_until_begun();
-    drop(service.shutdown.take());
-    go.notify_one();
-    service.ended().unwrap();
+    service.stop_and(|| go.notify_one()).await.unwrap();
     assert_eq!(begun.available_permits(), 0, "nothing more began");
     assert_eq!(committed(bootstrap, &group, &topic, 0), Some(1));
 
     let builder = app(bootstrap, &topic).group(&group).drain_timeout(Duration::from_millis(100));
-    let service = Service::start(builder.on("e", handler(&begun, &go)));
+    let service = Running::start(builder.on("e", handler(&begun, &go)).build().unwrap());
     wait_until_begun();
-    service.stop().unwrap();
+    service.stop().await.unwrap();
     assert_eq!(committed(bootstrap, &group, &topic, 0), Some(1), "what was given up comes again");
 }
 
 /// Dropping the run drops what is being handled, commits nothing of it, and blocks nobody.
-#[test]
-fn a_run_that_is_dropped_leaves_its_records_to_the_next() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_dropped_leaves_its_records_to_the_next() {
     let (bootstrap, topic) = topic_of(1, &[(0, None, 0)]);
     let group = unique("group");
     let begun = Arc::new(Notify::new());
@@ -316,15 +291,12 @@ fn a_run_that_is_dropped_leaves_its_records_to_the_next() {
             }
         }
     };
-    let runtime = Runtime::new().unwrap();
     let app = app(bootstrap, &topic).group(&group).on("e", handler).build().unwrap();
-    runtime.block_on(async {
-        tokio::select! {
-            ended = app.run_until(std::future::pending()) => panic!("{ended:?}"),
-            () = begun.notified() => {}
-        }
-    });
-    eventually(PATIENCE, "the handler is dropped", || is_over.load(Ordering::Relaxed).then_some(()));
+    tokio::select! {
+        ended = app.run_until(std::future::pending()) => panic!("{ended:?}"),
+        () = begun.notified() => {}
+    }
+    soon("the handler is dropped", || is_over.load(Ordering::Relaxed).then_some(()));
     assert_eq!(committed(bootstrap, &group, &topic, 0), None);
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::support::app::{Calls, Running, handled, soon};
+use super::support::app::{Calls, Running, soon};
 use super::support::{committed, create_topic, kafka, produce_raw_batch, shared_broker, unique};
 
 #[derive(Deserialize)]

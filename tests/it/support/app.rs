@@ -53,7 +53,13 @@ impl Running {
 
     /// Lets it end in order.
     pub(crate) async fn stop(self) -> kafka_envelope::Result<()> {
+        self.stop_and(|| {}).await
+    }
+
+    /// The same, and does this once it was told to end.
+    pub(crate) async fn stop_and(self, then: impl FnOnce()) -> kafka_envelope::Result<()> {
         let _ = self.stop.send(());
+        then();
         self.task.await.unwrap()
     }
 
