@@ -88,8 +88,9 @@
 //!
 //! So each record is handled at least once. When partitions go to another replica, what is being handled is waited for,
 //! and what has not begun is left to that one. After a crash everything comes again that was done and not committed: a
-//! record that takes long keeps those behind it in its partition from being committed, up to 10,000 that the app has at a
-//! time.
+//! record that takes long keeps those behind it in its partition from being committed, as many as
+//! [`max_window`](crate::ConsumerBuilder::max_window) says, 100,000 unless set. The app has up to 10,000 records, or
+//! 64 MiB of them, that are not done; then it takes no more, of whatever key and partition these are.
 //!
 //! # Request and response
 //!

@@ -37,9 +37,9 @@ pub(crate) enum After {
 }
 
 impl Consumer {
-    /// Takes up to `limit` records, which is at least 1: what is there of the next batch, once it is due, grouped by
-    /// partition. None: the consumer was stopped. Nothing comes while partitions are being taken away, and while too
-    /// much that is done is not confirmed. Dropping the future loses nothing.
+    /// Takes up to `limit` records: what is there of the next batch, once it is due, grouped by partition. None: the
+    /// consumer was stopped. Nothing comes while partitions are being taken away, and while too much that is done is not
+    /// confirmed; with a limit of 0 nothing but the consumer's end. Dropping the future loses nothing.
     ///
     /// # Errors
     /// As [`Consumer::process`], those of handlers aside.

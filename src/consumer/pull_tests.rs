@@ -174,3 +174,15 @@ fn nothing_is_taken_while_partitions_go_away_or_too_much_is_unconfirmed() {
     scene.link.stop();
     assert_eq!(scene.pull(2), None);
 }
+
+#[test]
+fn who_has_no_room_gets_nothing_but_the_end() {
+    let mut scene = Scene::new(Duration::ZERO, 1);
+    scene.fetch(0..3);
+    assert_eq!(scene.pull(0), None);
+    assert_eq!(scene.pull(6).as_deref(), Some("t[0=0:3,1=0:3]"));
+    scene.fetch(3..4);
+    scene.link.stop();
+    let look = scene.desk.take_ready(&scene.link, &mut scene.link.lock(), 0, Instant::now() + Duration::from_secs(60));
+    assert!(matches!(look, Look::Done(Ok(None))));
+}
