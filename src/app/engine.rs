@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::future::{poll_fn, ready};
+use std::future::{pending, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
-use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::app::context::{Context, Handled};
 use crate::app::counts::{Count, Counts};
@@ -22,7 +22,7 @@ use crate::app::record::{Parts, Record};
 use crate::app::schedule::{End, Job, Schedule, Unit};
 use crate::app::slot::{Slot, Slots};
 use crate::app::task::{BoxFuture, Kind, Route, Router, Task};
-use crate::consumer::{After, Consumer, Policies, Tally, caught};
+use crate::consumer::{After, Consumer, Policies, Tally};
 use crate::error::{BoxError, Error, HandlerError, Result, panic_text};
 use crate::message::arena::Arena;
 use crate::message::excerpt;
@@ -32,6 +32,8 @@ use crate::producer::Delivery;
 const TAKE: usize = 500;
 /// The most that share a task.
 const SHARE: usize = 16;
+/// How long the end waits for tasks that were given up to be dropped.
+const ABORT: Duration = Duration::from_millis(500);
 /// How long the client's end may take.
 pub(super) const CLOSE: Duration = Duration::from_secs(5);
 
@@ -181,7 +183,7 @@ impl Engine {
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 Some(ended) = running.join_next(), if !running.is_empty() => {
-                    self.settle_all(ended.ok())?;
+                    self.settle_all(ended)?;
                 }
                 taken = consumer.take(room) => match taken? {
                     Some(arena) => self.accept(arena)?,
@@ -267,30 +269,39 @@ impl Engine {
         Ok(Some(Begun { unit, task, record, slot, attempt }))
     }
 
-    /// Everything that has ended by now.
-    fn settle_all(&mut self, first: Option<Ended>) -> Result<()> {
+    /// Everything that has ended by now, to the last, whatever fails: what is done is not to come again.
+    fn settle_all(&mut self, first: Result<Ended, JoinError>) -> Result<()> {
+        let mut outcome = Ok(());
         let mut next = first;
         loop {
             match next {
-                Some(Ended::Units { ended, waiting }) => {
+                Ok(Ended::Units { ended, waiting }) => {
                     for one in waiting {
                         self.running.spawn(one.wait());
                     }
-                    ended.into_iter().try_for_each(|(unit, outcome)| self.settle(unit, outcome))?;
+                    for (unit, ended) in ended {
+                        outcome = outcome.and(self.settle(unit, ended));
+                    }
                 }
-                Some(Ended::Letter { record, arena, outcome }) => {
+                Ok(Ended::Letter { record, arena, outcome: letter }) => {
                     self.ended.push(record.tag());
-                    self.consumer()?.buried(&arena, outcome)?;
-                    self.counts.add(Count::DeadLettered);
-                    self.done.push((record.tag(), record.offset()));
+                    outcome = outcome.and(self.letter_ended(&record, &arena, letter));
                 }
-                None => {}
+                // Of whom it is not known, so that its records would wait for ever.
+                Err(error) => outcome = outcome.and(Err(Error::Closed(format!("a task has failed: {error}")))),
             }
             match self.running.try_join_next() {
-                Some(ended) => next = ended.ok(),
-                None => return Ok(()),
+                Some(ended) => next = ended,
+                None => return outcome,
             }
         }
+    }
+
+    fn letter_ended(&mut self, record: &Record, arena: &Arena, outcome: Result<Delivery>) -> Result<()> {
+        self.consumer()?.buried(arena, outcome)?;
+        self.counts.add(Count::DeadLettered);
+        self.done.push((record.tag(), record.offset()));
+        Ok(())
     }
 
     fn settle(&mut self, unit: Unit, outcome: Outcome) -> Result<()> {
@@ -394,7 +405,7 @@ impl Engine {
         let deadline = Instant::now() + self.drain;
         let mut outcome = Ok(());
         while let Ok(Some(ended)) = timeout_at(deadline, self.running.join_next()).await {
-            let settled = self.settle_all(ended.ok());
+            let settled = self.settle_all(ended);
             // Nothing begins any more.
             self.schedule.clear();
             self.retries.clear();
@@ -404,7 +415,10 @@ impl Engine {
         if !self.running.is_empty() {
             let (left, drain) = (self.running.len(), self.drain);
             log::warn!("{left} tasks are given up, which did not end within {drain:?}: their records come again");
-            self.running.shutdown().await;
+            self.running.abort_all();
+            // One that blocks its thread, or panics in a drop, has no end that could be waited for.
+            let ended = async { while self.running.join_next().await.is_some() {} };
+            let _ = timeout(ABORT, ended).await;
         }
         outcome
     }
@@ -414,9 +428,19 @@ impl Engine {
         self.tell();
         let Some(mut consumer) = self.consumer.0.take() else { return Ok(()) };
         let confirmed = consumer.confirm_async(true).await;
-        let closed = spawn_blocking(move || consumer.close(CLOSE)).await;
-        confirmed.and(closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))))
+        confirmed.and(on_thread(move || consumer.close(CLOSE)).await)
     }
+}
+
+/// Runs on a thread of its own: those of the runtime that may block may all be taken, by handlers that never end.
+pub(super) async fn on_thread(end: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let (sender, ended) = oneshot::channel();
+    let work = move || drop(sender.send(end()));
+    std::thread::Builder::new()
+        .name("kafka-envelope end".into())
+        .spawn(work)
+        .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
+    ended.await.unwrap_or_else(|_| Err(Error::Closed("its end panicked".into())))
 }
 
 /// Begins all of these, one after the other. What has to wait goes on beside the others.
@@ -431,7 +455,7 @@ async fn handle(service: Arc<Service>, begun: Vec<Begun>) -> Ended {
             Err(outcome) => outcome,
             Ok(mut handling) => match poll_once(&mut handling).await {
                 Some(outcome) => outcome,
-                None if is_alone => outcome_of(caught(handling).await),
+                None if is_alone => outcome(handling).await,
                 None => {
                     waiting.push(Waiting { unit, handling, context });
                     continue;
@@ -458,28 +482,40 @@ fn start(task: Option<&dyn Task>, gate: Option<&Gate>, context: &Context) -> Res
 
 /// None: it has to wait.
 async fn poll_once(handling: &mut BoxFuture<Answer>) -> Option<Outcome> {
-    let polled = poll_fn(|task| Poll::Ready(catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(task))))).await;
+    poll_fn(|task| match poll(handling, task) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+async fn outcome(mut handling: BoxFuture<Answer>) -> Outcome {
+    poll_fn(|task| poll(&mut handling, task)).await
+}
+
+/// A panic is an outcome, and so is one of the drop at the end.
+fn poll(handling: &mut BoxFuture<Answer>, task: &mut std::task::Context<'_>) -> Poll<Outcome> {
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        let answer = handling.as_mut().poll(task);
+        if answer.is_ready() {
+            *handling = Box::pin(pending());
+        }
+        answer
+    }));
     match polled {
-        Ok(Poll::Pending) => None,
-        Ok(Poll::Ready(answer)) => Some(outcome_of(Ok(answer))),
-        Err(panic) => Some(panicked(&*panic)),
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Ok),
+        Ok(Poll::Ready(Err(error))) => Poll::Ready(Outcome::Failed(error.into_inner())),
+        Err(panic) => Poll::Ready(panicked(&*panic)),
     }
 }
 
 impl Waiting {
     async fn wait(self) -> Ended {
         let Self { unit, handling, context } = self;
-        let outcome = outcome_of(caught(handling).await);
+        let outcome = outcome(handling).await;
         context.end();
         Ended::Units { ended: vec![(unit, outcome)], waiting: Vec::new() }
-    }
-}
-
-fn outcome_of(ended: Result<Answer, Box<dyn Any + Send>>) -> Outcome {
-    match ended {
-        Ok(Ok(())) => Outcome::Ok,
-        Ok(Err(error)) => Outcome::Failed(error.into_inner()),
-        Err(panic) => panicked(&*panic),
     }
 }
 
@@ -501,6 +537,6 @@ fn undecodable(record: &Record, source: serde_json::Error) -> Error {
 async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
 }

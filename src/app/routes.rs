@@ -1,15 +1,16 @@
 //! Which handlers and pipelines an event of a topic has.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 
 use crate::app::form::Form;
 use crate::app::read::{Said, fit, read};
 use crate::app::record::Parts;
 use crate::app::task::{Kind, Route, Router, Task, Tasks};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, panic_text};
 use crate::settings::check;
 
 /// What was registered, until it is checked.
@@ -179,7 +180,12 @@ impl Router for Routes {
         let listened = self.topics.get(parts.topic());
         if let Some(payload) = listened.and_then(|listened| listened.payload.as_ref()) {
             let value = parts.value().unwrap_or_default();
-            if let Err(error) = payload(value, said.message.within(value)) {
+            // How a type is read is its own affair, and it may panic.
+            let fits = catch_unwind(AssertUnwindSafe(|| payload(value, said.message.within(value))));
+            let fits = fits.unwrap_or_else(|panic| {
+                Err(serde_json::Error::custom(format_args!("its type panicked: {}", panic_text(&*panic))))
+            });
+            if let Err(error) = fits {
                 return Route::Unreadable(error);
             }
         }

@@ -174,6 +174,23 @@ fn a_topic_may_have_one_type() {
 }
 
 /// The event alone comes before topic and event, and a handler goes beside a pipeline.
+/// A type's own code is the user's.
+#[test]
+fn a_payload_whose_type_panics_is_one_that_cannot_be_read() {
+    struct Broken;
+    impl<'de> serde::Deserialize<'de> for Broken {
+        fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+            panic!("not today")
+        }
+    }
+    let mut registrations = Registrations::default();
+    registrations.handler("e".into(), None, task());
+    registrations.payload::<Broken>("plain".into());
+    let routes = registrations.build(&topics(&["plain"]), form(false)).unwrap();
+    let (route, _) = value(&routes, "plain", r#"{"event": "e"}"#);
+    assert!(matches!(route, Route::Unreadable(error) if error.to_string() == "its type panicked: not today"));
+}
+
 #[test]
 fn pipelines_have_two_kinds_of_names() {
     let mut registrations = Registrations::default();

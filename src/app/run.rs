@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use crate::app::answers;
 use crate::app::builder::AppBuilder;
 use crate::app::counts::Counts;
 use crate::app::emitter::{Emitter, Shared};
-use crate::app::engine::{CLOSE, Engine};
+use crate::app::engine::{CLOSE, Engine, on_thread};
 use crate::consumer::{Consumer, Health};
 use crate::error::{Error, Result};
 
@@ -101,8 +101,7 @@ impl App {
             None => Ok(()),
         };
         let producer = shared.producer.clone();
-        let flushed = spawn_blocking(move || producer.flush(FLUSH)).await;
-        let flushed = flushed.unwrap_or_else(|error| Err(Error::Closed(error.to_string())));
+        let flushed = on_thread(move || producer.flush(FLUSH)).await;
         ended.and(read).and(flushed)
     }
 }
@@ -120,8 +119,7 @@ impl Reading {
         let shared = Arc::clone(shared);
         let task = tokio::spawn(async move {
             let read = answers::run(&mut consumer, shared).await;
-            let closed = spawn_blocking(move || consumer.close(CLOSE)).await;
-            read.and(closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))))
+            read.and(on_thread(move || consumer.close(CLOSE)).await)
         });
         Self { task: Some(task), outcome: Ok(()), stopper }
     }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 #[cfg(feature = "app")]
+mod app_bounds;
+#[cfg(feature = "app")]
 mod app_commits;
 #[cfg(feature = "app")]
 mod app_connector;
