@@ -132,7 +132,8 @@ impl AppBuilder {
     }
 
     /// Says more of the consumer: what happens after failures, how long a revocation waits, and all else that a
-    /// [`ConsumerBuilder`] takes but topics. A record is a batch of its own: it is retried and given up alone.
+    /// [`ConsumerBuilder`] takes but topics, `idle_timeout` and `handler_timeout`, which are errors at
+    /// [`build`](AppBuilder::build). A record is a batch of its own: it is retried and given up alone.
     ///
     /// ```
     /// use kafka_envelope::app::App;
@@ -195,6 +196,9 @@ impl AppBuilder {
 
     /// How long the app's end waits for what is being handled, 30 seconds unless set. What takes longer is given up, and
     /// its records come again.
+    ///
+    /// A thread cannot be ended from outside: a handler that is not async, or that blocks, goes on beside the end, and the
+    /// end of the runtime waits for it, unless that is `tokio::runtime::Runtime::shutdown_timeout`.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain = timeout;
         self
@@ -256,7 +260,7 @@ impl AppBuilder {
             check::non_empty("answers", event)?;
         }
         let routes = self.registrations.build(&self.topics, self.form.clone())?;
-        let consumer = self.consumer.in_group(&group);
+        let consumer = self.consumer.for_single_records()?.in_group(&group);
         let connection = consumer.connection()?;
         let counts = Counts::default();
         let responses = Responses::new(self.answers, self.piped, self.cache, counts.clone());

@@ -154,7 +154,8 @@ impl ListenerConfig {
     }
 
     /// Says more of the consumer, as [`AppBuilder::consumer`](crate::app::AppBuilder::consumer): what happens when the
-    /// callback fails, for one. A record counts as a batch of its own.
+    /// callback fails, for one. A record counts as a batch of its own. Topics, `idle_timeout` and `handler_timeout` are
+    /// errors.
     pub fn consumer(mut self, say: impl FnOnce(ConsumerBuilder) -> ConsumerBuilder) -> Self {
         self.consumer = say(self.consumer);
         self
@@ -201,7 +202,7 @@ pub fn listener(config: ListenerConfig) -> Result<Listener> {
     check::topics(&topics)?;
     // What a handler would send with. A callback has no use for it, and without a producer id it never asks for a connection.
     let sender = ProducerConfig::new(brokers).config(consumer.connection()?).config([("enable.idempotence", "false")]);
-    let consumer = consumer.topics(topics).build()?;
+    let consumer = consumer.for_single_records()?.topics(topics).build()?;
     let (stopper, health, counts) = (consumer.stopper(), consumer.health(), Counts::default());
     let options =
         Options { max_concurrent_tasks: limit, max_concurrent_pipelines: 1, drain, in_order: !is_async, gate: None };

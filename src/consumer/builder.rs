@@ -72,6 +72,23 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Refuses what is not for a consumer whose records are handled one by one, and whose topics somebody else says.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]
+    #[cfg(feature = "app")]
+    pub(crate) fn for_single_records(self) -> Result<Self> {
+        let refused = [
+            ("topics", !self.topics.is_empty(), "are not said here"),
+            ("idle_timeout", self.idle_timeout.is_some(), "is not for records that are handled one by one"),
+            ("handler_timeout", self.handler_timeout.is_some(), "is not for records that are handled one by one"),
+        ];
+        match refused.iter().find(|(_, is_set, _)| *is_set) {
+            Some((key, _, reason)) => Err(Error::setting(*key, *reason)),
+            None => Ok(self),
+        }
+    }
+
     /// A consumer in another group, which reaches its brokers in the same way and reads everything from the start.
     #[cfg(feature = "app")]
     pub(crate) fn sibling(&self, group: &str) -> Self {

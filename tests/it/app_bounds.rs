@@ -8,7 +8,7 @@ use std::task::{Context as Waking, Poll};
 use std::thread;
 use std::time::Duration;
 
-use kafka_envelope::app::{App, AppBuilder, Context};
+use kafka_envelope::app::{App, AppBuilder, Context, connector};
 use kafka_envelope::{Backoff, Error, GiveUp, HandlerError, OnError};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
@@ -132,4 +132,22 @@ fn a_panic_in_a_drop_is_a_failure() {
     drop(shutdown);
     running.join().unwrap().unwrap();
     assert_eq!((counts.handled(), committed(bootstrap, &group, &topic, 0)), (0, Some(3)));
+}
+
+/// What would be left without effect is refused.
+#[test]
+fn what_is_for_batches_is_no_setting_of_single_records() {
+    let key = |built: Result<(), Error>| match built.unwrap_err() {
+        Error::Setting { key, .. } => key,
+        other => panic!("{other}"),
+    };
+    let built = |builder: AppBuilder| key(builder.build().map(drop));
+    let new = || App::builder("app", "127.0.0.1:1").listen(["t"]);
+    assert_eq!(built(new().consumer(|consumer| consumer.handler_timeout(PATIENCE))), "handler_timeout");
+    assert_eq!(built(new().consumer(|consumer| consumer.idle_timeout(PATIENCE))), "idle_timeout");
+    assert_eq!(built(new().consumer(|consumer| consumer.topics(["u"]))), "topics");
+    let callback = |_: kafka_envelope::app::Record| Ok::<(), HandlerError>(());
+    let config = connector::ListenerConfig::new("127.0.0.1:1", "group", ["t"], callback);
+    let config = config.consumer(|consumer| consumer.handler_timeout(PATIENCE));
+    assert_eq!(key(connector::listener(config).map(drop)), "handler_timeout");
 }
