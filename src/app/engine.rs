@@ -115,7 +115,7 @@ enum Outcome {
 }
 
 /// A consumer whose end does not block the thread that drops it.
-struct Owned(Option<Consumer>);
+pub(super) struct Owned(pub(super) Option<Consumer>);
 
 impl Drop for Owned {
     fn drop(&mut self) {

@@ -11,7 +11,7 @@ use crate::app::answers;
 use crate::app::builder::AppBuilder;
 use crate::app::counts::Counts;
 use crate::app::emitter::{Emitter, Shared};
-use crate::app::engine::{CLOSE, Engine, on_thread};
+use crate::app::engine::{CLOSE, Engine, Owned, on_thread};
 use crate::consumer::{Consumer, Health};
 use crate::error::{Error, Result};
 
@@ -25,7 +25,7 @@ pub struct App {
     /// None, where no topic is listened to.
     engine: Option<Engine>,
     /// Reads responses, where there are any to wait for.
-    answers: Option<Consumer>,
+    answers: Owned,
     counts: Counts,
     health: Option<Health>,
 }
@@ -43,7 +43,7 @@ impl App {
         counts: Counts,
         health: Option<Health>,
     ) -> Self {
-        Self { shared, engine, answers, counts, health }
+        Self { shared, engine, answers: Owned(answers), counts, health }
     }
 
     /// Sends events from outside of handlers. Responses reach it while the app runs.
@@ -75,8 +75,8 @@ impl App {
     /// [`Error::DeadLetter`]; [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on;
     /// [`Error::NotCommitted`] and [`Error::Closed`] where the end did not go well.
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let Self { shared, engine, answers, .. } = self;
-        let mut reading = answers.map(|consumer| Reading::start(consumer, &shared));
+        let Self { shared, engine, mut answers, .. } = self;
+        let mut reading = answers.0.take().map(|consumer| Reading::start(consumer, &shared));
         let ended = {
             // Without its responses the app cannot go on.
             let until = async {
@@ -114,12 +114,19 @@ struct Reading {
 }
 
 impl Reading {
-    fn start(mut consumer: Consumer, shared: &Arc<Shared>) -> Self {
+    fn start(consumer: Consumer, shared: &Arc<Shared>) -> Self {
         let stopper = consumer.stopper();
         let shared = Arc::clone(shared);
+        let mut consumer = Owned(Some(consumer));
         let task = tokio::spawn(async move {
-            let read = answers::run(&mut consumer, shared).await;
-            read.and(on_thread(move || consumer.close(CLOSE)).await)
+            let read = match &mut consumer.0 {
+                Some(consumer) => answers::run(consumer, shared).await,
+                None => Ok(()),
+            };
+            match consumer.0.take() {
+                Some(consumer) => read.and(on_thread(move || consumer.close(CLOSE)).await),
+                None => read,
+            }
         });
         Self { task: Some(task), outcome: Ok(()), stopper }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context as Waking, Poll};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_envelope::app::{App, AppBuilder, Context, connector};
 use kafka_envelope::{Backoff, Error, GiveUp, HandlerError, OnError};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use super::support::{committed, create_topic, eventually, produce_raw_batch, shared_broker, unique};
+use super::support::{Broker, committed, create_topic, eventually, produce_raw_batch, shared_broker, unique};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -132,6 +132,32 @@ fn a_panic_in_a_drop_is_a_failure() {
     drop(shutdown);
     running.join().unwrap().unwrap();
     assert_eq!((counts.handled(), committed(bootstrap, &group, &topic, 0)), (0, Some(3)));
+}
+
+/// Dropping an app blocks nobody, whether or not it ran, and whatever the broker does.
+#[test]
+fn a_drop_does_not_wait_for_a_broker_that_does_not_answer() {
+    let broker = Broker::start();
+    let bootstrap = broker.bootstrap();
+    let (topic, answers) = (create_topic(bootstrap, 1), create_topic(bootstrap, 1));
+    produce_raw_batch(bootstrap, &topic, [(0, None::<String>, Some(json!({"event": "e"}).to_string()))]);
+    let (sender, begun) = mpsc::channel();
+    let build = || {
+        let sender = sender.clone();
+        let handler = move |_: Value, _: Context| Ok(sender.send(())?);
+        app(bootstrap, &topic).answers([(&answers, "a")]).on("e", handler).build().unwrap()
+    };
+    let (ran, never_ran) = (build(), build());
+    let runtime = Runtime::new().unwrap();
+    let running = runtime.spawn(ran.run_until(std::future::pending()));
+    begun.recv_timeout(PATIENCE).unwrap();
+    broker.freeze();
+    let start = Instant::now();
+    drop(never_ran);
+    running.abort();
+    drop(runtime);
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    broker.thaw();
 }
 
 /// What would be left without effect is refused.
