@@ -73,7 +73,8 @@ async fn check(config: [(&'static str, &'static str); 1]) {
     all.sort_unstable();
     all.dedup();
     assert_eq!(all.len(), 20);
-    (first.stop().await.unwrap(), second.stop().await.unwrap());
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
