@@ -19,6 +19,8 @@ pub(super) struct Slots {
 pub(super) struct Slot {
     slots: Slots,
     held: Mutex<Held>,
+    /// One of several waits has taken the place again for all of them, or none is needed any more.
+    settled: Notify,
 }
 
 #[derive(Debug)]
@@ -39,7 +41,7 @@ impl Slots {
     pub(super) fn take(&self) -> Option<Slot> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let held = Held { place: Some(place), waits: 0, is_over: false };
-        Some(Slot { slots: self.clone(), held: Mutex::new(held) })
+        Some(Slot { slots: self.clone(), held: Mutex::new(held), settled: Notify::new() })
     }
 }
 
@@ -58,21 +60,39 @@ impl Slot {
         let mut held = lock(&self.held);
         held.is_over = true;
         drop(held.place.take());
+        drop(held);
+        self.settled.notify_waiters();
     }
 
     async fn take_again(&self) {
         let is_needed = |held: &Held| held.waits == 0 && held.place.is_none() && !held.is_over;
+        let settled = self.settled.notified();
         if !is_needed(&lock(&self.held)) {
             return;
         }
-        let place = Arc::clone(&self.slots.places).acquire_owned().await.ok();
+        let mut unused = Unused(Some(&self.slots.freed));
+        let place = tokio::select! {
+            place = Arc::clone(&self.slots.places).acquire_owned() => place.ok(),
+            // A second place would be one that the task itself keeps from becoming free.
+            () = settled => return,
+        };
         let mut held = lock(&self.held);
         if is_needed(&held) {
             held.place = place;
-        } else {
+            unused.0 = None;
             drop(held);
-            drop(place);
-            self.slots.freed.notify_one();
+            self.settled.notify_waiters();
+        }
+    }
+}
+
+/// Tells of a place that somebody waited for and does not take.
+struct Unused<'a>(Option<&'a Notify>);
+
+impl Drop for Unused<'_> {
+    fn drop(&mut self) {
+        if let Some(freed) = self.0 {
+            freed.notify_one();
         }
     }
 }

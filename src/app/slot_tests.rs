@@ -62,3 +62,18 @@ async fn a_wait_that_is_dropped_or_comes_late_keeps_nobody_out() {
     slot.lend(async {}).await;
     assert!(slots.take().is_some());
 }
+
+/// The first wait wants the place back when the second begins and ends: one place is enough for both.
+#[tokio::test]
+async fn waits_of_one_task_that_come_back_together_need_one_place() {
+    let slots = slots(1);
+    let slot = slots.take().unwrap();
+    let other = Mutex::new(None);
+    let both = async {
+        tokio::join!(slot.lend(async { *lock(&other) = slots.take() }), slot.lend(async {}), async {
+            lock(&other).take().unwrap().end();
+        })
+    };
+    timeout(Duration::from_secs(5), both).await.unwrap();
+    assert!(slots.take().is_none(), "its owner has it again");
+}
