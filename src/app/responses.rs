@@ -293,7 +293,12 @@ impl Waiter<'_> {
             let key = key(event_id);
             let mut pause = PAUSE;
             loop {
-                let value = cache.get(&key).await.map_err(|error| format!("the cache failed: {error}"))?;
+                // In a future of its own, so that a cache that panics before it is one is caught, too.
+                let value = match caught(async { cache.get(&key).await }).await {
+                    Ok(Ok(value)) => value,
+                    Ok(Err(error)) => return Err(format!("the cache failed: {error}").into()),
+                    Err(panic) => return Err(format!("the cache panicked: {}", panic_text(&*panic)).into()),
+                };
                 if let Some(value) = value.filter(|value| wanted.may_be(value) && !is_taken(value)) {
                     return Ok::<_, HandlerError>(Answer { kept: Some(value.clone()), message: value });
                 }

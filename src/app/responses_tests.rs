@@ -202,6 +202,30 @@ async fn a_broken_cache_fails_those_who_wait_and_nobody_else() {
     responses.keep(keep.into_iter().collect()).await;
 }
 
+/// Panics, before there is a future.
+struct Panicking;
+
+impl ResponseCache for Panicking {
+    fn get(&self, _: &str) -> impl Future<Output = Result<Option<Vec<u8>>, HandlerError>> + Send {
+        panic!("out of order");
+        #[expect(unreachable_code, reason = "it says the type")]
+        async {
+            Ok(None)
+        }
+    }
+
+    async fn set(&self, _: &str, _: &[u8], _: Duration) -> Result<(), HandlerError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_that_panics_is_an_error_of_the_call() {
+    let responses = with_cache(Panicking);
+    let error = responses.wait("1", &Wanted::Any).answer(|_| false).await.unwrap_err();
+    assert_eq!(error.to_string(), "the cache panicked: out of order");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_cache_holds_nobody_up_for_long() {
     let responses = with_cache(Silent);
