@@ -1,5 +1,7 @@
 //! What a handler gets beside its message.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,7 +30,6 @@ pub struct Context {
 }
 
 /// What is being handled.
-#[derive(Debug)]
 pub(super) struct Handled {
     pub(super) record: Record,
     pub(super) slot: Slot,
@@ -152,20 +153,22 @@ impl Context {
     /// A message to be sent on, and its `event_id`.
     fn piped<T: Serialize>(&self, topic: &str, event: &str, message: &T) -> Result<(Outgoing, String)> {
         let record = &self.handled.record;
-        let event_id = record.event_id().map_or_else(|| Uuid::new_v4().to_string(), ToOwned::to_owned);
+        // An empty one would be that of every other record that has an empty one.
+        let event_id = record.event_id().filter(|id| !id.is_empty());
+        let event_id = event_id.map_or_else(|| Uuid::new_v4().to_string(), ToOwned::to_owned);
         let mut event = Event::new(event, message);
         let incoming = (!self.emitter.is_key_event()).then(|| record.headers());
-        for (name, value) in incoming.iter().flat_map(Headers::iter) {
+        let id = (EVENT_ID, Some(event_id.as_bytes()));
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (name, value) in incoming.iter().flat_map(Headers::iter).chain([id]) {
             let value = value.map(<[u8]>::to_vec);
-            match event.headers.iter_mut().find(|(known, _)| known == name) {
+            match places.get(name).and_then(|place| event.headers.get_mut(*place)) {
                 Some(header) => header.1 = value,
-                None => event.headers.push((name.to_owned(), value)),
+                None => {
+                    places.insert(name, event.headers.len());
+                    event.headers.push((name.to_owned(), value));
+                }
             }
-        }
-        let id = Some(event_id.clone().into_bytes());
-        match event.headers.iter_mut().find(|(name, _)| name == EVENT_ID) {
-            Some(header) => header.1 = id,
-            None => event.headers.push((EVENT_ID.to_owned(), id)),
         }
         Ok((self.emitter.outgoing(topic, event, &Missing::Last)?, event_id))
     }
@@ -175,6 +178,17 @@ impl Handled {
     /// Whether this cached value was taken as an answer before.
     pub(super) fn is_taken(&self, event_id: &str, value: &[u8]) -> bool {
         lock(&self.answered).iter().any(|(id, answer)| id == event_id && answer == value)
+    }
+}
+
+/// Without the answers: they have no place in a log.
+impl fmt::Debug for Handled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handled")
+            .field("record", &self.record)
+            .field("attempt", &self.attempt)
+            .field("pipeline", &self.pipeline)
+            .finish_non_exhaustive()
     }
 }
 

@@ -108,6 +108,22 @@ async fn check_pipe(case: &'static Value) {
     assert_eq!(calls.get(), [sees], "{name}");
 }
 
+/// An empty `event_id` is none, as in Python: else all records that have one would get each other's answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_empty_event_id_is_not_sent_on() {
+    let broker = shared_broker();
+    let case = vector("pipe", "text-serializer-other-headers-no-event_id");
+    let (incoming, out) = (TestTopic::new(broker, 1), TestTopic::new(broker, 1));
+    let pipeline = Pipeline::new("p").then(adding("step", json!(1))).pipe(&*out, "order_priced");
+    let (_, builder) = app(broker);
+    let running = Running::start(builder.listen([&*incoming]).pipeline("order_placed", pipeline).build().unwrap());
+    let headers = json!([["trace", {"text": "abc"}], ["event_id", {"text": ""}]]);
+    produce(broker, &incoming, &json!({"value": case["incoming"]["value"], "headers": headers})).await;
+    handled(&running, 1);
+    running.stop().await.unwrap();
+    assert_record(&records(broker, &out, 1)[0], &case["records"][0], true);
+}
+
 /// A pipeline goes on with the response, or fails with all the names that it knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_pipeline_goes_on_with_the_response() {

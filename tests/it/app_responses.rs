@@ -263,6 +263,8 @@ async fn two_waits_with_one_event_id_get_an_answer_each() {
                         let answer = (from.as_str(), "answer");
                         got.push(context.pipe_and_wait(&to, "ask", answer, &message, PATIENCE).await?);
                     }
+                    // Which begins `{"`: answers have no place in a log.
+                    assert!(!format!("{context:?}").contains("123, 34"), "{context:?}");
                     Ok::<_, HandlerError>(())
                 }
             }
