@@ -94,6 +94,9 @@ impl AppBuilder {
 
     /// Whether a record's key is its event's name, for what is read and what is sent. Unless set, that is the text
     /// `event` of the message.
+    ///
+    /// All records of an event then have one key: they are in one partition, and are handled one after the other. A
+    /// handler that waits for a response keeps those of its event behind it, whatever the limit.
     pub fn key_as_event(mut self, key_as_event: bool) -> Self {
         self.form.key_as_event = key_as_event;
         self

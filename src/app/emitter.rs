@@ -29,8 +29,9 @@ pub(super) const EVENT_ID: &str = "event_id";
 /// [`AppBuilder::envelopes`](crate::app::AppBuilder::envelopes) names it becomes an envelope's item; sent by a handler's
 /// [`Context`](crate::app::Context), the envelope refers to the record that is handled.
 ///
-/// The payload is written when a function is called, not when its future is first polled: the future does not borrow it.
-/// Nothing is sent before the future is polled. A future that is dropped does not take back what was sent.
+/// The payload is written when a function is called, not when its future is first polled: the future holds the record
+/// alone, and can go to another thread even where the payload cannot. Nothing is sent before the future is polled. A
+/// future that is dropped does not take back what was sent.
 #[derive(Clone)]
 pub struct Emitter {
     shared: Arc<Shared>,
@@ -95,8 +96,13 @@ impl Emitter {
     /// ```no_run
     /// # use std::time::Duration;
     /// # use kafka_envelope::app::{Context, Event};
-    /// # async fn ask(context: Context) -> Result<(), kafka_envelope::HandlerError> {
-    /// let left: u32 = context.emit_with_response("stock", Event::new("count", ["apples"]), Duration::from_secs(3)).await?;
+    /// # #[derive(serde::Serialize)]
+    /// # struct Order { sku: String }
+    /// # #[derive(serde::Deserialize)]
+    /// # struct Stock { left: u32 }
+    /// # async fn ask(order: Order, context: Context) -> Result<(), kafka_envelope::HandlerError> {
+    /// let question = Event::new("reserve", &order).key(&order.sku);
+    /// let stock: Stock = context.emit_with_response("stock", question, Duration::from_secs(3)).await?;
     /// # Ok(())
     /// # }
     /// ```

@@ -9,12 +9,19 @@ use chrono::{DateTime, Utc};
 /// ```
 /// use kafka_envelope::app::Event;
 ///
-/// let event = Event::new("invoice", [1, 2]).key("customer-7").header("traceparent", "00-1");
+/// #[derive(serde::Serialize)]
+/// struct Invoice {
+///     total: f64,
+/// }
+///
+/// let event = Event::new("invoice", Invoice { total: 7.5 }).key("customer-7").header("traceparent", "00-1");
 /// # let _ = event;
 /// ```
 ///
 /// - The name goes into the object that the payload is, as its field `event`: in place of the one it has, else as the
-///   first. With [`key_as_event`](crate::app::AppBuilder::key_as_event) it is the record's key.
+///   first. A payload that is no object cannot be sent so.
+/// - With [`key_as_event`](crate::app::AppBuilder::key_as_event) the name is the record's key, and the payload any value
+///   but null.
 /// - [`Event::unnamed`] is a value as it is. One that has the field `event` itself is read as that event.
 #[derive(Clone)]
 #[must_use]
