@@ -109,6 +109,12 @@
 //! it there: [`MemoryCache`] within a process, `RedisCache` (feature `redis`) between them. It is asked after pauses of 2
 //! to 50 ms. Where it fails, the call fails that asked it; the app lives on.
 //!
+//! Each question of [`Emitter::emit_with_response`] has an `event_id` of its own. What is piped keeps that of its record:
+//! all questions of a chain of pipelines have the same. Each takes only the event that it waits for, so these should
+//! differ. A cache keeps one answer for an `event_id`, the last, and where the key is the event's name, as in the Python
+//! app, it does not say of which event. There a record with two questions that is handled again within 30 s may get the
+//! answer to the other one: with a cache and [`AppBuilder::key_as_event`], ask such questions by `emit_with_response`.
+//!
 //! # With the Python app
 //!
 //! Records, responses and what the cache holds are those of `kafka-python-app`, in both directions, so that services can
