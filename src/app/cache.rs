@@ -47,6 +47,8 @@ pub trait ResponseCache: Send + Sync + 'static {
 
     /// Keeps a value under this key for so long, in place of what was there.
     ///
+    /// Responses that come meanwhile wait for it, those for who waits in this process as well; after 5 s it is given up.
+    ///
     /// # Errors
     /// It is not kept, or it is not known whether it is.
     fn set(&self, key: &str, value: &[u8], expiry: Duration) -> impl Future<Output = Result<(), HandlerError>> + Send;

@@ -35,9 +35,9 @@ pub(super) struct Handled {
     pub(super) slot: Slot,
     pub(super) attempt: u32,
     pub(super) pipeline: Option<Arc<str>>,
-    /// The answers that came so far, as a cache keeps them, each with its question's `event_id`: a later wait with the
-    /// same id must not get them again.
-    pub(super) answered: Mutex<Vec<(String, Vec<u8>)>>,
+    /// The answers to questions with the record's `event_id` that came so far, as a cache keeps them: a later wait must
+    /// not get them again.
+    pub(super) answered: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Handled {
@@ -177,7 +177,7 @@ impl Context {
 impl Handled {
     /// Whether this cached value was taken as an answer before.
     pub(super) fn is_taken(&self, event_id: &str, value: &[u8]) -> bool {
-        lock(&self.answered).iter().any(|(id, answer)| id == event_id && answer == value)
+        self.record.event_id() == Some(event_id) && lock(&self.answered).iter().any(|answer| answer == value)
     }
 }
 

@@ -192,7 +192,10 @@ impl Emitter {
             .await?
         };
         if let (Some(kept), Some(handled)) = (answer.kept, &self.handled) {
-            lock(&handled.answered).push((question.event_id.clone(), kept));
+            // No other question has an id that was made for this one.
+            if handled.record.event_id() == Some(&question.event_id) {
+                lock(&handled.answered).push(kept);
+            }
         }
         Ok(answer.message)
     }
