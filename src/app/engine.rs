@@ -1,10 +1,8 @@
 //! Takes records, gives them to handlers, and says of each when it is done.
 
-use std::any::Any;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::future::{pending, poll_fn, ready};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -12,18 +10,18 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use crate::app::context::{Context, Handled};
 use crate::app::counts::{Count, Counts};
 use crate::app::emitter::Emitter;
+use crate::app::handling::{Begun, Gate, Outcome, Service, Shared, handle};
 use crate::app::record::{Parts, Record};
-use crate::app::schedule::{End, Job, Schedule, Unit};
+use crate::app::schedule::{End, Schedule, Unit};
 use crate::app::slot::{Slot, Slots};
-use crate::app::task::{BoxFuture, Kind, Route, Router, Task};
-use crate::consumer::{After, Consumer, Policies, Tally};
-use crate::error::{BoxError, Error, HandlerError, Result, panic_text};
+use crate::app::task::{Kind, Route, Router};
+use crate::consumer::{After, Consumer, Policies, Tally, first_of};
+use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 use crate::message::excerpt;
 use crate::producer::Delivery;
@@ -36,9 +34,6 @@ const SHARE: usize = 16;
 const ABORT: Duration = Duration::from_millis(500);
 /// How long the client's end may take.
 pub(super) const CLOSE: Duration = Duration::from_secs(5);
-
-/// What is asked of every record before anything handles it.
-pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Answer> + Send + Sync>;
 
 /// What the builder says.
 pub(super) struct Options {
@@ -73,45 +68,10 @@ pub(super) struct Engine {
     done: Vec<(u64, i64)>,
 }
 
-/// What begins.
-struct Begun {
-    unit: Unit,
-    /// Its place among the router's tasks. None: the gate is asked.
-    task: Option<usize>,
-    record: Record,
-    slot: Slot,
-    attempt: u32,
-}
-
-/// What all tasks share.
-struct Service {
-    emitter: Emitter,
-    router: Arc<dyn Router>,
-    gate: Option<Gate>,
-}
-
-/// What has begun and goes on by itself.
-struct Waiting {
-    unit: Unit,
-    handling: BoxFuture<Answer>,
-    context: Context,
-}
-
-/// What a handler answers.
-type Answer = Result<(), HandlerError>;
-
 /// What has come to an end.
 enum Ended {
-    Units { ended: Vec<(Unit, Outcome)>, waiting: Vec<Waiting> },
-    Letter { record: Record, arena: Arena, outcome: Result<Delivery> },
-}
-
-enum Outcome {
-    Ok,
-    Unreadable(serde_json::Error),
-    /// It answered with this.
-    Failed(BoxError),
-    Panicked(BoxError),
+    Handlers(Shared),
+    Letter { job: Option<usize>, record: Record, arena: Arena, outcome: Result<Delivery> },
 }
 
 /// A consumer whose end does not block the thread that drops it.
@@ -164,7 +124,7 @@ impl Engine {
         let outcome = self.work(shutdown).await;
         let drained = self.finish().await;
         let closed = self.close().await;
-        outcome.and(drained).and(closed)
+        first_of(first_of(outcome, drained), closed)
     }
 
     async fn work(&mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
@@ -186,7 +146,11 @@ impl Engine {
                     self.settle_all(ended)?;
                 }
                 taken = consumer.take(room) => match taken? {
-                    Some(arena) => self.accept(arena)?,
+                    Some(arena) => {
+                        self.accept(arena)?;
+                        // Others have their turn, where records never cease to be there.
+                        yield_now().await;
+                    }
                     None => return Ok(()),
                 },
                 () = freed.notified() => {}
@@ -218,7 +182,7 @@ impl Engine {
                         After::Stop | After::Again(_) => return Err(error),
                         After::Skip => self.skip(&record, 0, &error),
                         After::Bury => {
-                            self.bury(record, 0, &error)?;
+                            self.bury(None, record, 0, &error)?;
                             continue;
                         }
                     }
@@ -253,7 +217,8 @@ impl Engine {
         let mut begun = begun.into_iter();
         while begun.len() > 0 {
             let share: Vec<_> = begun.by_ref().take(share).collect();
-            self.running.spawn(handle(Arc::clone(&self.service), share));
+            let service = Arc::clone(&self.service);
+            self.running.spawn(async { Ended::Handlers(handle(service, share).await) });
         }
         Ok(())
     }
@@ -266,6 +231,7 @@ impl Engine {
         }
         let (record, attempt) = (job.record.clone(), job.failures(unit).saturating_add(1));
         let task = (unit.task < job.tasks.len()).then_some(job.tasks.first + unit.task);
+        let slot = slot.of(self.tally.clone(), record.tag());
         Ok(Some(Begun { unit, task, record, slot, attempt }))
     }
 
@@ -275,17 +241,17 @@ impl Engine {
         let mut next = first;
         loop {
             match next {
-                Ok(Ended::Units { ended, waiting }) => {
+                Ok(Ended::Handlers(Shared { ended, waiting })) => {
                     for one in waiting {
-                        self.running.spawn(one.wait());
+                        self.running.spawn(async { Ended::Handlers(one.wait().await) });
                     }
                     for (unit, ended) in ended {
                         outcome = outcome.and(self.settle(unit, ended));
                     }
                 }
-                Ok(Ended::Letter { record, arena, outcome: letter }) => {
+                Ok(Ended::Letter { job, record, arena, outcome: letter }) => {
                     self.ended.push(record.tag());
-                    outcome = outcome.and(self.letter_ended(&record, &arena, letter));
+                    outcome = outcome.and(self.letter_ended(job, &record, &arena, letter));
                 }
                 // Of whom it is not known, so that its records would wait for ever.
                 Err(error) => outcome = outcome.and(Err(Error::Closed(format!("a task has failed: {error}")))),
@@ -297,8 +263,17 @@ impl Engine {
         }
     }
 
-    fn letter_ended(&mut self, record: &Record, arena: &Arena, outcome: Result<Delivery>) -> Result<()> {
+    fn letter_ended(
+        &mut self,
+        job: Option<usize>,
+        record: &Record,
+        arena: &Arena,
+        outcome: Result<Delivery>,
+    ) -> Result<()> {
         self.consumer()?.buried(arena, outcome)?;
+        if let Some(job) = job {
+            self.schedule.remove(job);
+        }
         self.counts.add(Count::DeadLettered);
         self.done.push((record.tag(), record.offset()));
         Ok(())
@@ -350,16 +325,19 @@ impl Engine {
         if !self.schedule.ended(unit) {
             return Ok(());
         }
-        let Some(job) = self.schedule.remove(unit.job) else { return Ok(()) };
-        let failures = job.most_failures();
-        let Job { record, end, .. } = job;
-        match end {
+        let Some(job) = self.schedule.job_mut(unit.job) else { return Ok(()) };
+        let (record, failures) = (job.record.clone(), job.most_failures());
+        match std::mem::take(&mut job.end) {
             End::Done => self.counts.add(Count::Handled),
             End::Rejected => self.counts.add(Count::Rejected),
             End::GivenUp { error, is_letter: false } => self.skip(&record, failures, &error),
-            End::GivenUp { error, is_letter: true } => return self.bury(record, failures, &error),
-            End::Gone => return Ok(()),
+            End::GivenUp { error, is_letter: true } => return self.bury(Some(unit.job), record, failures, &error),
+            End::Gone => {
+                self.schedule.remove(unit.job);
+                return Ok(());
+            }
         }
+        self.schedule.remove(unit.job);
         self.done.push((record.tag(), record.offset()));
         Ok(())
     }
@@ -369,14 +347,18 @@ impl Engine {
         self.counts.add(Count::Skipped);
     }
 
-    /// The record is done once its letter is acknowledged. A revocation waits for that.
-    fn bury(&mut self, record: Record, failures: u32, error: &Error) -> Result<()> {
+    /// The record is done once its letter is acknowledged: only then the next of its lane begins. A revocation waits for
+    /// that.
+    fn bury(&mut self, job: Option<usize>, record: Record, failures: u32, error: &Error) -> Result<()> {
         if !self.tally.begin(record.tag()) {
+            if let Some(job) = job {
+                self.schedule.remove(job);
+            }
             return Ok(());
         }
         let arena = record.to_arena(failures);
         let letter = self.consumer()?.bury(&arena, error)?;
-        self.running.spawn(async move { Ended::Letter { outcome: letter.await, record, arena } });
+        self.running.spawn(async move { Ended::Letter { outcome: letter.await, job, record, arena } });
         Ok(())
     }
 
@@ -428,7 +410,7 @@ impl Engine {
         self.tell();
         let Some(mut consumer) = self.consumer.0.take() else { return Ok(()) };
         let confirmed = consumer.confirm_async(true).await;
-        confirmed.and(on_thread(move || consumer.close(CLOSE)).await)
+        first_of(confirmed, on_thread(move || consumer.close(CLOSE)).await)
     }
 }
 
@@ -441,86 +423,6 @@ pub(super) async fn on_thread(end: impl FnOnce() -> Result<()> + Send + 'static)
         .spawn(work)
         .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
     ended.await.unwrap_or_else(|_| Err(Error::Closed("its end panicked".into())))
-}
-
-/// Begins all of these, one after the other. What has to wait goes on beside the others.
-async fn handle(service: Arc<Service>, begun: Vec<Begun>) -> Ended {
-    let (mut ended, mut waiting) = (Vec::with_capacity(begun.len()), Vec::new());
-    let is_alone = begun.len() == 1;
-    for Begun { unit, task, record, slot, attempt } in begun {
-        let task = task.and_then(|place| service.router.task(place));
-        let pipeline = task.and_then(Task::pipeline).cloned();
-        let context = Context::new(&service.emitter, Handled::new(record, slot, attempt, pipeline));
-        let outcome = match start(task, service.gate.as_ref(), &context) {
-            Err(outcome) => outcome,
-            Ok(mut handling) => match poll_once(&mut handling).await {
-                Some(outcome) => outcome,
-                None if is_alone => outcome(handling).await,
-                None => {
-                    waiting.push(Waiting { unit, handling, context });
-                    continue;
-                }
-            },
-        };
-        context.end();
-        ended.push((unit, outcome));
-    }
-    Ended::Units { ended, waiting }
-}
-
-fn start(task: Option<&dyn Task>, gate: Option<&Gate>, context: &Context) -> Result<BoxFuture<Answer>, Outcome> {
-    let start = || match (task, gate) {
-        (Some(task), _) => task.start(context.record(), context.clone()),
-        (None, Some(gate)) => Ok(gate(context.clone())),
-        (None, None) => Ok(Box::pin(ready(Ok(()))) as BoxFuture<_>),
-    };
-    match catch_unwind(AssertUnwindSafe(start)) {
-        Ok(begun) => begun.map_err(Outcome::Unreadable),
-        Err(panic) => Err(panicked(&*panic)),
-    }
-}
-
-/// None: it has to wait.
-async fn poll_once(handling: &mut BoxFuture<Answer>) -> Option<Outcome> {
-    poll_fn(|task| match poll(handling, task) {
-        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        Poll::Pending => Poll::Ready(None),
-    })
-    .await
-}
-
-async fn outcome(mut handling: BoxFuture<Answer>) -> Outcome {
-    poll_fn(|task| poll(&mut handling, task)).await
-}
-
-/// A panic is an outcome, and so is one of the drop at the end.
-fn poll(handling: &mut BoxFuture<Answer>, task: &mut std::task::Context<'_>) -> Poll<Outcome> {
-    let polled = catch_unwind(AssertUnwindSafe(|| {
-        let answer = handling.as_mut().poll(task);
-        if answer.is_ready() {
-            *handling = Box::pin(pending());
-        }
-        answer
-    }));
-    match polled {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(Ok(()))) => Poll::Ready(Outcome::Ok),
-        Ok(Poll::Ready(Err(error))) => Poll::Ready(Outcome::Failed(error.into_inner())),
-        Err(panic) => Poll::Ready(panicked(&*panic)),
-    }
-}
-
-impl Waiting {
-    async fn wait(self) -> Ended {
-        let Self { unit, handling, context } = self;
-        let outcome = outcome(handling).await;
-        context.end();
-        Ended::Units { ended: vec![(unit, outcome)], waiting: Vec::new() }
-    }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Outcome {
-    Outcome::Panicked(format!("it panicked: {}", panic_text(panic)).into())
 }
 
 fn undecodable(record: &Record, source: serde_json::Error) -> Error {

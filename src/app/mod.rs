@@ -146,6 +146,7 @@ mod engine;
 mod event;
 mod form;
 mod handler;
+mod handling;
 mod json;
 mod outgoing;
 mod pipeline;

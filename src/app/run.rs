@@ -12,7 +12,7 @@ use crate::app::builder::AppBuilder;
 use crate::app::counts::Counts;
 use crate::app::emitter::{Emitter, Shared};
 use crate::app::engine::{CLOSE, Engine, Owned, on_thread};
-use crate::consumer::{Consumer, Health};
+use crate::consumer::{Consumer, Health, Stopper, first_of};
 use crate::error::{Error, Result};
 
 /// How long the end waits for events that nobody waits for.
@@ -102,7 +102,7 @@ impl App {
         };
         let producer = shared.producer.clone();
         let flushed = on_thread(move || producer.flush(FLUSH)).await;
-        ended.and(read).and(flushed)
+        first_of(first_of(ended, read), flushed)
     }
 }
 
@@ -110,7 +110,7 @@ impl App {
 struct Reading {
     task: Option<JoinHandle<Result<()>>>,
     outcome: Result<()>,
-    stopper: crate::consumer::Stopper,
+    stopper: Stopper,
 }
 
 impl Reading {
@@ -124,7 +124,7 @@ impl Reading {
                 None => Ok(()),
             };
             match consumer.0.take() {
-                Some(consumer) => read.and(on_thread(move || consumer.close(CLOSE)).await),
+                Some(consumer) => first_of(read, on_thread(move || consumer.close(CLOSE)).await),
                 None => read,
             }
         });

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::consumer::lock;
+use crate::consumer::{Tally, lock};
 
 /// So many places. Those who come back from a wait are served before anybody new.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Slots {
 pub(super) struct Slot {
     slots: Slots,
     held: Mutex<Held>,
+    /// Who is told when the place is lent, and under which ownership the task's record was read.
+    lender: Option<(Tally, u64)>,
     /// One of several waits has taken the place again for all of them, or none is needed any more.
     settled: Notify,
 }
@@ -28,6 +30,8 @@ struct Held {
     place: Option<OwnedSemaphorePermit>,
     /// How many waits are under way.
     waits: usize,
+    /// The lender was told so.
+    is_lent: bool,
     /// The task is done: nobody takes a place for it any more.
     is_over: bool,
 }
@@ -40,12 +44,17 @@ impl Slots {
     /// A place, where one is free.
     pub(super) fn take(&self) -> Option<Slot> {
         let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let held = Held { place: Some(place), waits: 0, is_over: false };
-        Some(Slot { slots: self.clone(), held: Mutex::new(held), settled: Notify::new() })
+        let held = Held { place: Some(place), waits: 0, is_lent: false, is_over: false };
+        Some(Slot { slots: self.clone(), held: Mutex::new(held), lender: None, settled: Notify::new() })
     }
 }
 
 impl Slot {
+    /// The place of a task with a record of this ownership.
+    pub(super) fn of(self, tally: Tally, tag: u64) -> Self {
+        Self { lender: Some((tally, tag)), ..self }
+    }
+
     /// Waits for somebody's answer. The place is free for others meanwhile, or the one who answers might never get one.
     pub(super) async fn lend<F: Future>(&self, wait: F) -> F::Output {
         let lent = Lent::new(self);
@@ -60,8 +69,24 @@ impl Slot {
         let mut held = lock(&self.held);
         held.is_over = true;
         drop(held.place.take());
+        self.take_back(&mut held);
         drop(held);
         self.settled.notify_waiters();
+    }
+
+    /// Tells that the place is lent.
+    fn tell(&self, held: &mut Held) {
+        if let Some((tally, tag)) = self.lender.as_ref().filter(|_| !held.is_over && !held.is_lent) {
+            tally.lend(*tag);
+            held.is_lent = true;
+        }
+    }
+
+    /// Tells that it is lent no more.
+    fn take_back(&self, held: &mut Held) {
+        if let Some((tally, tag)) = self.lender.as_ref().filter(|_| std::mem::take(&mut held.is_lent)) {
+            tally.take_back(*tag);
+        }
     }
 
     async fn take_again(&self) {
@@ -104,6 +129,7 @@ impl<'a> Lent<'a> {
     fn new(slot: &'a Slot) -> Self {
         let mut held = lock(&slot.held);
         held.waits += 1;
+        slot.tell(&mut held);
         drop(held.place.take());
         drop(held);
         slot.slots.freed.notify_one();
@@ -113,7 +139,11 @@ impl<'a> Lent<'a> {
 
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
-        lock(&self.0.held).waits -= 1;
+        let mut held = lock(&self.0.held);
+        held.waits -= 1;
+        if held.waits == 0 {
+            self.0.take_back(&mut held);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::consumer::dead_letters::Reason;
 use crate::consumer::ledger::Ledger;
-use crate::consumer::link::{Link, State};
+use crate::consumer::link::{Begun, Link, State};
 use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER};
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::message::arena::Arena;
 use crate::producer::{Delivery, Pending};
 
 /// Says of single records that they are begun and done, from anywhere.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tally(Arc<Link>);
 
 /// What the builder said of failures.
@@ -38,8 +38,7 @@ pub(crate) enum After {
 
 impl Consumer {
     /// Takes up to `limit` records: what is there of the next batch, once it is due, grouped by partition. None: the
-    /// consumer was stopped. Nothing comes while partitions are being taken away, and while too much that is done is not
-    /// confirmed; with a limit of 0 nothing but the consumer's end. Dropping the future loses nothing.
+    /// consumer was stopped. Nothing comes while too much that is done is not confirmed; with a limit of 0 nothing but the consumer's end. Dropping the future loses nothing.
     ///
     /// # Errors
     /// As [`Consumer::process`], those of handlers aside.
@@ -54,7 +53,9 @@ impl Consumer {
         self.link.lock().recycle(arena);
     }
 
+    /// From now on records are begun and done one by one.
     pub(crate) fn tally(&self) -> Tally {
+        self.link.lock().flows = true;
         Tally(Arc::clone(&self.link))
     }
 
@@ -133,12 +134,27 @@ impl Tally {
         if is_going || !state.ledger.is_current(tag) {
             return false;
         }
-        let begun = &mut state.begun;
-        match begun.iter_mut().find(|(one, when, _)| (*one, *when) == (id, epoch)) {
-            Some((.., count)) => *count += 1,
-            None => begun.push((id, epoch, 1)),
+        match state.begun(tag) {
+            Some(begun) => begun.count += 1,
+            None => state.begun.push(Begun { id, epoch, count: 1, lent: 0 }),
         }
         true
+    }
+
+    /// A handler of a record of this ownership waits for somebody's answer. A revocation does not wait for it as long as
+    /// for others.
+    pub(crate) fn lend(&self, tag: u64) {
+        if let Some(begun) = self.0.lock().begun(tag) {
+            begun.lent += 1;
+        }
+        self.0.bell.ring();
+    }
+
+    /// It waits no more.
+    pub(crate) fn take_back(&self, tag: u64) {
+        if let Some(begun) = self.0.lock().begun(tag) {
+            begun.lent -= 1;
+        }
     }
 
     /// So much has ended that began, each under this ownership; these records are done, each an ownership and an offset.
@@ -162,13 +178,15 @@ impl Tally {
 }
 
 impl State {
-    fn end(&mut self, tag: u64) {
+    fn begun(&mut self, tag: u64) -> Option<&mut Begun> {
         let (id, epoch) = Ledger::from_tag(tag);
-        let Some(place) = self.begun.iter().position(|(one, when, _)| (*one, *when) == (id, epoch)) else { return };
-        let (.., count) = &mut self.begun[place];
-        *count -= 1;
-        if *count == 0 {
-            self.begun.swap_remove(place);
+        self.begun.iter_mut().find(|begun| (begun.id, begun.epoch) == (id, epoch))
+    }
+
+    fn end(&mut self, tag: u64) {
+        if let Some(begun) = self.begun(tag) {
+            begun.count -= 1;
+            self.begun.retain(|begun| begun.count > 0);
         }
     }
 }

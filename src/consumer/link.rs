@@ -192,6 +192,16 @@ pub(super) struct Out {
     pub(super) upto: i64,
 }
 
+/// Of one ownership of a partition how many records are being handled one by one, and of how many of these the handler
+/// waits for somebody's answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    pub(super) id: PartitionId,
+    pub(super) epoch: Epoch,
+    pub(super) count: usize,
+    pub(super) lent: usize,
+}
+
 /// A partition that stands still.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stalled {
@@ -219,8 +229,10 @@ pub(super) struct State {
     /// How many records these were when they were taken.
     #[cfg(any(feature = "app", feature = "export"))]
     pub(super) out_records: u64,
-    /// The ownerships of which records are being handled one by one, each with how many.
-    pub(super) begun: Vec<(PartitionId, Epoch, usize)>,
+    /// The ownerships of which records are being handled one by one.
+    pub(super) begun: Vec<Begun>,
+    /// Records are handled one by one: those of partitions that stay go on being taken while others are taken away.
+    pub(super) flows: bool,
     pub(super) held_since: Option<Instant>,
     /// These partitions are being taken away: nothing more is handed over until that is done.
     pub(super) revoking: Option<Vec<PartitionId>>,
@@ -368,10 +380,16 @@ impl State {
     pub(super) fn holds(&self, ids: &[PartitionId]) -> bool {
         let is_out = |out: &Out| self.ledger.watermark(out.id).is_some_and(|watermark| watermark < out.upto);
         let out = self.out.iter().filter(|out| is_out(out)).map(|out| (out.id, out.epoch));
-        let begun = self.begun.iter().map(|(id, epoch, _)| (*id, *epoch));
+        let begun = self.begun.iter().filter(|begun| begun.count > begun.lent).map(|begun| (begun.id, begun.epoch));
         let untended = out.chain(begun).filter(|_| self.closing.is_none());
         let mut held = self.in_hand.iter().copied().chain(untended);
         held.any(|(id, epoch)| ids.contains(&id) && self.ledger.epoch(id) == Some(epoch))
+    }
+
+    /// Whether handlers of records of these partitions wait for somebody's answer.
+    pub(super) fn waits_for_others(&self, ids: &[PartitionId]) -> bool {
+        let is_waiting = |begun: &&Begun| begun.lent > 0 && self.ledger.epoch(begun.id) == Some(begun.epoch);
+        self.closing.is_none() && self.begun.iter().filter(is_waiting).any(|begun| ids.contains(&begun.id))
     }
 
     /// The first `count` records of the arena are done.

@@ -456,7 +456,7 @@ fn left_behind(timeout: Duration) -> Error {
 }
 
 /// What went wrong first; what went wrong because of it is logged.
-fn first_of<T>(handled: Result<T>, confirmed: Result<()>) -> Result<T> {
+pub(crate) fn first_of<T>(handled: Result<T>, confirmed: Result<()>) -> Result<T> {
     match (handled, confirmed) {
         (Err(error), Err(other)) => {
             log::warn!("after a failure, {other}");

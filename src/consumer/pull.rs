@@ -100,7 +100,7 @@ impl Desk {
         let now = Instant::now();
         let linger = self.options.linger;
         let most = self.max_unconfirmed().saturating_mul(limit.max(BATCH) as u64);
-        let is_free = limit > 0 && state.revoking.is_none() && state.unconfirmed() < most;
+        let is_free = limit > 0 && (state.flows || state.revoking.is_none()) && state.unconfirmed() < most;
         let is_due = |ready: &Ready| ready.is_full || ready.arena.len() >= limit || ready.since + linger <= now;
         if is_free && state.ready.as_ref().is_some_and(is_due) {
             let Some(mut arena) = state.take_ready(limit) else { return Look::Done(Ok(None)) };

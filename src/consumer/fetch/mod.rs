@@ -37,6 +37,9 @@ use crate::native::{Reader, Reply};
 
 /// How long a quiet consumer sleeps at most, to serve what rings no bell.
 const QUIET: Duration = Duration::from_secs(1);
+/// How long a revocation waits for handlers that wait for somebody's answer. Whoever is to answer may be waiting for the
+/// revocation.
+const ANSWERS: Duration = Duration::from_secs(1);
 /// How long until a seek is tried again that came before the partition is being fetched.
 const SEEK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -333,12 +336,26 @@ impl Fetch {
     }
 
     fn wait_for_batch_in_hand(&mut self, ids: &[PartitionId], deadline: Instant) {
-        while self.link.lock().holds(ids) {
-            let left = deadline.saturating_duration_since(Instant::now());
+        let answers = deadline.min(Instant::now() + ANSWERS);
+        loop {
+            let (holds, waits, flows) = {
+                let state = self.link.lock();
+                (state.holds(ids), state.waits_for_others(ids), state.flows)
+            };
+            let until = match (holds, waits) {
+                (true, _) => deadline,
+                (false, true) => answers,
+                (false, false) => return,
+            };
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let budget = self.options.drain_budget;
-                log::warn!("the batch in hand is not done within the drain budget of {budget:?}: others handle it too");
+                let what = if holds { "what is in hand is not done" } else { "what waits for an answer has none" };
+                log::warn!("{what} in time, and its partitions go: others handle it too");
                 return;
+            }
+            if flows {
+                // The answer may have to come from here.
+                self.take();
             }
             let patience = self.patience();
             self.link.bell.wait(left.min(patience));
