@@ -125,8 +125,9 @@ impl AppBuilder {
         self
     }
 
-    /// librdkafka properties of the producer, as [`AppBuilder::config`]. `partitioner` is `murmur2_random` unless set
-    /// here, as that of other Kafka clients.
+    /// librdkafka properties of the producer, as [`AppBuilder::config`]. Unless set, `partitioner` is
+    /// `murmur2_random`, as that of other Kafka clients, and `compression.type` is `none`: Python's client reads snappy
+    /// only with a library that `kafka-python-app` does not bring, and without it ends at the first such record.
     pub fn producer_config<K: Into<String>, V: Into<String>>(
         mut self,
         entries: impl IntoIterator<Item = (K, V)>,
@@ -272,7 +273,7 @@ impl AppBuilder {
         let answers = (!topics.is_empty()).then(|| consumer.sibling(&format!("{group}-answers")).topics(topics));
         let main = (!self.topics.is_empty()).then(|| consumer.topics(self.topics));
         let producer = Producer::builder(&self.name, &self.brokers)
-            .partitioner("murmur2_random")
+            .for_python()
             .config(connection)
             .config(self.producer)
             .build()?;

@@ -77,8 +77,8 @@ impl ProducerConfig {
         self
     }
 
-    /// librdkafka properties over the defaults and the environment. `partitioner` is `murmur2_random` unless set, as that
-    /// of other Kafka clients. Any map or list of pairs; of several calls the later wins.
+    /// librdkafka properties over the defaults and the environment. `partitioner` and `compression.type`
+    /// are those of [`AppBuilder::producer_config`](crate::app::AppBuilder::producer_config). Any map or list of pairs; of several calls the later wins.
     pub fn config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         self.config.extend(entries.into_iter().map(|(key, value)| (key.into(), value.into())));
         self
@@ -104,7 +104,7 @@ impl fmt::Debug for ProducerConfig {
 /// system cannot start a client.
 pub fn producer(config: ProducerConfig) -> Result<Emitter> {
     let ProducerConfig { brokers, name, config } = config;
-    let producer = Producer::builder(&name, &brokers).partitioner("murmur2_random").config(config).build()?;
+    let producer = Producer::builder(&name, &brokers).for_python().config(config).build()?;
     let responses = Responses::new(Vec::new(), Vec::new(), None, Counts::default());
     let app_id = Uuid::new_v4().to_string();
     Ok(Emitter::new(Arc::new(Shared { app: name, app_id, producer, form: Form::default(), responses })))

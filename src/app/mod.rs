@@ -124,6 +124,7 @@
 //! |---|---|
 //! | `KafkaApp(AppConfig(…))` | [`App::builder`] |
 //! | `consumer_config`, `producer_config` | [`AppBuilder::config`], [`AppBuilder::producer_config`] |
+//! | nothing is compressed, unless `compression_type` says so | the same: [`AppBuilder::producer_config`] |
 //! | a group of its own at each start | the app's name as the group |
 //! | `message_value_cls` | the type that a handler takes; [`AppBuilder::payload`]. No text is made a number |
 //! | `@app.on(event, topic)` | [`AppBuilder::on`], [`AppBuilder::on_topic`]; twice for one event is an error |

@@ -60,10 +60,11 @@ impl ProducerBuilder {
         self
     }
 
-    /// Which partition a key goes to, unless somebody says otherwise.
+    /// Sends so that `kafka-python-app` finds the records where it would put them, and can read them: it has no snappy.
     #[cfg(feature = "app")]
-    pub(crate) fn partitioner(mut self, partitioner: &str) -> Self {
-        self.settings = self.settings.fallback("partitioner", partitioner);
+    pub(crate) fn for_python(mut self) -> Self {
+        let settings = self.settings.fallback("partitioner", "murmur2_random");
+        self.settings = settings.fallback("compression.type", "none");
         self
     }
 
@@ -109,5 +110,22 @@ impl ProducerBuilder {
         let writer = Writer { service, limit };
         let inner = Inner { client, writer, oversize, patience, flusher, threads };
         Ok(Producer { inner: Arc::new(inner) })
+    }
+}
+
+#[cfg(all(test, feature = "app"))]
+mod tests {
+    use super::*;
+
+    /// `kafka-python` without more has gzip alone; whatever is set by hand wins.
+    #[test]
+    fn what_python_is_to_read_is_not_compressed_unless_somebody_says_so() {
+        let of = |config: &[(&str, &str)]| {
+            let builder = Producer::builder("test", "127.0.0.1:1").for_python().config(config.iter().copied());
+            let resolved = builder.settings.resolve(&[]).unwrap();
+            ["compression.type", "partitioner"].map(|key| resolved.get(key).unwrap().to_owned())
+        };
+        assert_eq!(of(&[]), ["none", "murmur2_random"]);
+        assert_eq!(of(&[("compression.codec", "gzip")]), ["gzip", "murmur2_random"]);
     }
 }

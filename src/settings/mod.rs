@@ -159,7 +159,7 @@ impl Settings {
         self.fallback("client.id", service)
     }
 
-    /// A property's value unless the defaults have one or it is overridden.
+    /// A property's value over the defaults, unless it is overridden.
     pub(crate) fn fallback(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.fallbacks.push((key, value.into()));
         self
@@ -206,6 +206,9 @@ impl Settings {
         for (key, value) in self.side.defaults() {
             merged.insert(canonical(&key).to_owned(), value);
         }
+        for (key, value) in &self.fallbacks {
+            merged.insert(canonical(key).to_owned(), value.clone());
+        }
         let managed: Vec<_> = managed.iter().map(|(key, value)| (canonical(key), *value)).collect();
         let mut overridden = BTreeMap::new();
         for layer in layers {
@@ -213,9 +216,6 @@ impl Settings {
                 merged.insert(key.clone(), entry.value.clone());
                 overridden.insert(key, entry);
             }
-        }
-        for (key, value) in &self.fallbacks {
-            merged.entry((*key).to_owned()).or_insert_with(|| value.clone());
         }
         for (key, value) in managed {
             merged.insert(key.to_owned(), value.to_owned());
