@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_envelope::HandlerError;
-use kafka_envelope::app::{App, AppBuilder, Context};
+use kafka_envelope::app::{App, AppBuilder, Context, Event, MemoryCache};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde::Deserialize;
 use serde_json::json;
@@ -85,4 +85,71 @@ async fn a_partition_waits_for_what_is_being_handled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn so_it_does_with_eager_groups() {
     check([("partition.assignment.strategy", "range")]).await;
+}
+
+/// Every record asks the app itself, whose replica may be the one that joins. Nobody waits for the other: no question fails.
+async fn check_asking(config: [(&'static str, &'static str); 1]) {
+    let broker = shared_broker();
+    let [work, questions, answers] = [(); 3].map(|()| create_topic(broker, 2));
+    let (group, cache) = (unique("group"), MemoryCache::default());
+    let replica = || {
+        let ask_at = questions.clone();
+        let ask = move |message: Numbered, context: Context| {
+            let ask_at = ask_at.clone();
+            async move {
+                let question = Event::new("double", json!({"n": message.n})).key(message.n.to_string());
+                let doubled: Numbered = context.emit_with_response(&ask_at, question, Duration::from_secs(10)).await?;
+                assert_eq!(doubled.n, 2 * message.n);
+                Ok::<(), HandlerError>(())
+            }
+        };
+        let answer_to = answers.clone();
+        let double = move |message: Numbered, context: Context| {
+            let answer_to = answer_to.clone();
+            async move {
+                context.respond(&answer_to, Event::new("doubled", json!({"n": 2 * message.n}))).await?;
+                Ok::<(), HandlerError>(())
+            }
+        };
+        let builder = App::builder(&unique("replica"), broker).group(&group).listen([&work, &questions]).config(config);
+        let builder = builder.answers([(&answers, "doubled")]).cache(cache.clone());
+        Running::start(builder.on("e", ask).on("double", double).build().unwrap())
+    };
+    let produce = |from: u32| {
+        let record = |n: u32| {
+            let value = json!({"event": "e", "n": n}).to_string();
+            ((n % 2) as i32, Some(n.to_string()), Some(value))
+        };
+        produce_raw_batch(broker, &work, (from..from + 20).map(record));
+    };
+    let (first, mut produced) = (replica(), 0);
+    let mut more = || {
+        produce(produced);
+        produced += 20;
+        produced
+    };
+    more();
+    soon("the first handles records", || (first.counts.handled() > 10).then_some(()));
+    let second = replica();
+    soon("so does the second", || {
+        more();
+        (second.counts.handled() > 10).then_some(())
+    });
+    let all = more();
+    for partition in 0..2 {
+        let is_done = || committed(broker, &group, &work, partition) == Some(i64::from(all / 2));
+        soon("all is committed", || is_done().then_some(()));
+    }
+    first.stop().await.unwrap();
+    second.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_does_not_wait_for_answers_that_wait_for_it() {
+    check_asking([("partition.assignment.strategy", "cooperative-sticky")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_that_of_an_eager_group() {
+    check_asking([("partition.assignment.strategy", "range")]).await;
 }
