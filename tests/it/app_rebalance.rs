@@ -107,6 +107,8 @@ async fn check_asking(config: [(&'static str, &'static str); 1]) {
         let double = move |message: Numbered, context: Context| {
             let answer_to = answer_to.clone();
             async move {
+                // So that questions are open at any time.
+                tokio::time::sleep(Duration::from_millis(300)).await;
                 context.respond(&answer_to, Event::new("doubled", json!({"n": 2 * message.n}))).await?;
                 Ok::<(), HandlerError>(())
             }
