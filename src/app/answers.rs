@@ -3,31 +3,103 @@
 use std::fmt::Display;
 use std::str;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::app::emitter::{EVENT_ID, Shared};
 use crate::app::form::Form;
 use crate::app::json;
 use crate::app::read::{Said, read};
 use crate::app::record::Parts;
-use crate::app::responses::{BATCH, Response, Responses};
+use crate::app::responses::{BATCH, Keep, Response, Responses};
 use crate::app::task::Route;
 use crate::consumer::Consumer;
 use crate::error::Result;
 
-/// Gives every response to whoever waits for it, until the consumer is stopped.
+/// So many responses may be on their way to the cache; then reading waits for it, but not for long: those who wait in
+/// this process come first.
+const KEEPING: usize = 4_096;
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the end waits for the cache.
+const LAST: Duration = Duration::from_secs(5);
+
+/// Records that are done: each an ownership and an offset.
+type Done = Vec<(u64, i64)>;
+
+/// Gives every response to whoever waits for it, until the consumer is stopped. A record is done once its response is in
+/// the cache, or cannot be kept there.
 ///
 /// # Errors
 /// Those of the consumer.
 pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<()> {
-    let Shared { form, responses, .. } = &*shared;
-    while let Some(arena) = consumer.pull_async(BATCH).await? {
-        let records = arena.records().iter().map(|record| Parts::of(arena, record));
-        let found = records.filter_map(|parts| response(form, responses, &parts));
-        let keep = found.filter_map(|response| responses.arrived(response)).collect();
-        responses.keep(keep).await;
-        consumer.all_done()?;
+    let tally = consumer.tally();
+    let mut keeping = Keeping { batches: JoinSet::new(), count: 0 };
+    loop {
+        let taken = tokio::select! {
+            Some(done) = keeping.next() => {
+                tally.end(&[], &done);
+                continue;
+            }
+            taken = consumer.take(BATCH) => taken?,
+        };
+        let Some(arena) = taken else { break };
+        let records = arena.records();
+        let done: Done = records.iter().map(|record| (arena.source(record).tag, record.offset)).collect();
+        let parts = records.iter().map(|record| Parts::of(&arena, record));
+        let found = parts.filter_map(|parts| response(&shared.form, &shared.responses, &parts));
+        let keep: Vec<_> = found.filter_map(|response| shared.responses.arrived(response)).collect();
+        consumer.recycle(arena);
+        while !keep.is_empty() && keeping.count + keep.len() > KEEPING {
+            match timeout(PATIENCE, keeping.next()).await {
+                Ok(Some(done)) => tally.end(&[], &done),
+                _ => break,
+            }
+        }
+        if keep.is_empty() || keeping.count + keep.len() > KEEPING {
+            if !keep.is_empty() {
+                log::warn!("{} responses are not kept for other replicas: the cache does not keep up", keep.len());
+            }
+            tally.end(&[], &done);
+        } else {
+            keeping.add(Arc::clone(&shared), keep, done);
+        }
     }
-    Ok(())
+    while let Ok(Some(done)) = timeout(LAST, keeping.next()).await {
+        tally.end(&[], &done);
+    }
+    // So that what is done now is committed.
+    consumer.confirm_async(true).await
+}
+
+/// What is on its way to the cache.
+struct Keeping {
+    batches: JoinSet<(usize, Done)>,
+    count: usize,
+}
+
+impl Keeping {
+    fn add(&mut self, shared: Arc<Shared>, keep: Vec<Keep>, done: Done) {
+        let count = keep.len();
+        self.count += count;
+        self.batches.spawn(async move {
+            shared.responses.keep(keep).await;
+            (count, done)
+        });
+    }
+
+    /// The next that is there. None: nothing is on its way.
+    async fn next(&mut self) -> Option<Done> {
+        // One that panicked was a cache's, and is counted for no longer.
+        while let Some(kept) = self.batches.join_next().await {
+            if let Ok((count, done)) = kept {
+                self.count -= count;
+                return Some(done);
+            }
+        }
+        None
+    }
 }
 
 /// What a record says, where it is a response. Others, whose events are none, are somebody else's.
@@ -57,7 +129,7 @@ fn response(form: &Form, responses: &Responses, parts: &Parts) -> Option<Respons
         return None;
     };
     let message = message.within(parts.value().unwrap_or_default());
-    let kept = responses.has_cache().then(|| json::recode(&String::from_utf8_lossy(message))).transpose();
+    let kept = responses.keeps(parts.timestamp()).then(|| json::recode(&String::from_utf8_lossy(message))).transpose();
     let kept = kept.unwrap_or_else(|error| {
         log::warn!("{} cannot be kept for other replicas: {error}", parts.place());
         None
@@ -67,7 +139,6 @@ fn response(form: &Form, responses: &Responses, parts: &Parts) -> Option<Respons
         event: event.into_owned(),
         event_id: event_id.to_owned(),
         message: message.to_vec(),
-        timestamp: parts.timestamp(),
         kept,
     })
 }

@@ -47,7 +47,7 @@ pub trait ResponseCache: Send + Sync + 'static {
 
     /// Keeps a value under this key for so long, in place of what was there.
     ///
-    /// Responses that come meanwhile wait for it, those for who waits in this process as well; after 5 s it is given up.
+    /// After 5 s it is given up. Who waits in this process has the response before that.
     ///
     /// # Errors
     /// It is not kept, or it is not known whether it is.

@@ -80,9 +80,7 @@ pub(super) struct Response {
     pub(super) event: String,
     pub(super) event_id: String,
     pub(super) message: Vec<u8>,
-    /// In milliseconds since 1970.
-    pub(super) timestamp: Option<i64>,
-    /// As a cache keeps it. None where there is no cache.
+    /// As a cache keeps it. None where it is not kept.
     pub(super) kept: Option<Vec<u8>>,
 }
 
@@ -142,8 +140,10 @@ impl Responses {
         self.answers.values().any(|events| events.values().any(|is_for_all| *is_for_all))
     }
 
-    pub(super) fn has_cache(&self) -> bool {
-        self.cache.is_some()
+    /// Whether a response of this time is kept for other replicas.
+    pub(super) fn keeps(&self, millis: Option<i64>) -> bool {
+        let is_old = millis.is_some_and(|millis| millis < (Utc::now() - OLD).timestamp_millis());
+        self.cache.is_some() && !is_old
     }
 
     /// A record of these topics could not be read.
@@ -166,9 +166,7 @@ impl Responses {
 
     /// A response came: wakes who waits for it. Answers what is to be kept of it then.
     pub(super) fn arrived(&self, response: Response) -> Option<Keep> {
-        let is_old = response.timestamp.is_some_and(|millis| millis < (Utc::now() - OLD).timestamp_millis());
-        let value = response.kept.clone().filter(|_| !is_old);
-        let keep = value.map(|value| Keep { event_id: response.event_id.clone(), value });
+        let keep = response.kept.clone().map(|value| Keep { event_id: response.event_id.clone(), value });
         if let Some(response) = self.give(response) {
             if self.cache.is_none() || lock(&self.state).unanswered.contains(&response.event_id) {
                 self.counts.add(Count::LateResponse);

@@ -26,7 +26,6 @@ fn response(topic: &str, event: &str, event_id: &str) -> Response {
         event_id: event_id.to_owned(),
         kept: Some(crate::app::json::recode(&message).unwrap()),
         message: message.into_bytes(),
-        timestamp: Some(Utc::now().timestamp_millis()),
     }
 }
 
@@ -241,9 +240,7 @@ async fn a_silent_cache_holds_nobody_up_for_long() {
 #[test]
 fn an_old_response_is_not_kept() {
     let responses = with_cache(MemoryCache::default());
-    let mut old = response("rsp", "priced", "1");
-    old.timestamp = Some((Utc::now() - OLD - TimeDelta::seconds(1)).timestamp_millis());
-    assert!(responses.arrived(old.clone()).is_none());
-    old.timestamp = None;
-    assert!(responses.arrived(old).is_some());
+    let ago = |time: TimeDelta| Some((Utc::now() - time).timestamp_millis());
+    assert!(!responses.keeps(ago(OLD + TimeDelta::seconds(1))));
+    assert!(responses.keeps(ago(OLD - TimeDelta::seconds(1))) && responses.keeps(None));
 }

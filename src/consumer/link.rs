@@ -227,7 +227,7 @@ pub(super) struct State {
     /// The records that were taken without a handler, and may not be done.
     pub(super) out: Vec<Out>,
     /// How many records these were when they were taken.
-    #[cfg(any(feature = "app", feature = "export"))]
+    #[cfg(feature = "export")]
     pub(super) out_records: u64,
     /// The ownerships of which records are being handled one by one.
     pub(super) begun: Vec<Begun>,

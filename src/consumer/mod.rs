@@ -20,7 +20,7 @@ mod link;
 mod membership;
 mod policy;
 mod progress;
-#[cfg(any(feature = "app", feature = "export"))]
+#[cfg(feature = "export")]
 mod pull;
 #[cfg(feature = "tokio")]
 mod run_async;
@@ -28,6 +28,8 @@ mod run_async;
 mod signal;
 #[cfg(feature = "export")]
 mod subscription;
+#[cfg(any(feature = "app", feature = "export"))]
+mod take;
 mod topic_ids;
 
 use std::fmt;

@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::consumer::desk;
+use crate::consumer::link::Ready;
 use crate::consumer::policy::{Commit, OnError, OnUndecodable};
+use crate::consumer::take::BATCH;
 use crate::message::arena::{NewRecord, Source};
 
 /// A desk without Kafka: the fetch thread's part is played by the test.

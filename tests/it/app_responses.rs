@@ -10,7 +10,7 @@ use rdkafka::message::OwnedMessage;
 use serde_json::{Value, json};
 
 use super::support::app::{Calls, Running, app, handled, headers, produce, records, soon, vectors};
-use super::support::{TestTopic, consume_all, shared_broker, unique};
+use super::support::{TestTopic, committed, consume_all, shared_broker, unique};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -347,4 +347,42 @@ async fn a_question_is_sent_although_its_answer_is_kept_already() {
     assert_eq!(got.wait(1), [json!({"event": "answer", "n": 1})]);
     assert_eq!(event_id(&records(broker, &questions, 1)[0]), "same");
     running.stop().await.unwrap();
+}
+
+/// A cache that keeps nothing, and never says so.
+struct Hanging;
+
+impl ResponseCache for Hanging {
+    async fn get(&self, _: &str) -> Result<Option<Vec<u8>>, HandlerError> {
+        Ok(None)
+    }
+
+    async fn set(&self, _: &str, _: &[u8], _: Duration) -> Result<(), HandlerError> {
+        std::future::pending().await
+    }
+}
+
+/// Who waits in this process has its answer all the same, and the answers are committed in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_hangs_holds_no_answer_up() {
+    let broker = shared_broker();
+    let [questions, answers] = [(); 2].map(|()| TestTopic::new(broker, 1));
+    let server = Running::start(answering(&questions, &answers).build().unwrap());
+    let (group, builder) = app(broker);
+    let client = builder.answers([(&*answers, "priced")]).cache(Hanging).build().unwrap();
+    let emitter = client.emitter();
+    let client = Running::start(client);
+    let ask = async |id: u32, patience: Duration| {
+        let question = Event::new("price", json!({"id": id}));
+        emitter.emit_with_response::<Value, _>(&questions, question, patience).await.unwrap()
+    };
+    // The first waits for the groups to be there.
+    ask(0, PATIENCE).await;
+    for id in 1..4 {
+        assert_eq!(ask(id, Duration::from_secs(4)).await["of"], id);
+    }
+    let group = format!("{group}-answers");
+    soon("all are given up, and done", || (committed(broker, &group, &answers, 0) == Some(4)).then_some(()));
+    client.stop().await.unwrap();
+    server.stop().await.unwrap();
 }
