@@ -37,7 +37,7 @@ use crate::native::{Reader, Reply};
 
 /// How long a quiet consumer sleeps at most, to serve what rings no bell.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long a revocation waits for handlers that wait for somebody's answer. Whoever is to answer may be waiting for the
+/// How long a revocation waits for handlers once all of them wait for somebody's answer. Whoever is to answer may be waiting for the
 /// revocation.
 const ANSWERS: Duration = Duration::from_secs(1);
 /// How long until a seek is tried again that came before the partition is being fetched.
@@ -336,12 +336,16 @@ impl Fetch {
     }
 
     fn wait_for_batch_in_hand(&mut self, ids: &[PartitionId], deadline: Instant) {
-        let answers = deadline.min(Instant::now() + ANSWERS);
+        let mut answers = deadline.min(Instant::now() + ANSWERS);
         loop {
             let (holds, waits, flows) = {
                 let state = self.link.lock();
                 (state.holds(ids), state.waits_for_others(ids), state.flows)
             };
+            if holds {
+                // Who begins to wait after that has as long as any other.
+                answers = deadline.min(Instant::now() + ANSWERS);
+            }
             let until = match (holds, waits) {
                 (true, _) => deadline,
                 (false, true) => answers,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::watch::Restart;
 use super::*;
+use crate::consumer::link::Begun;
 use crate::message::Message;
 use crate::producer::Producer;
 use crate::settings::Settings;
@@ -153,4 +154,31 @@ fn reassigned_from_the_committed_offset_a_partition_comes_again_from_there() {
         assert!(batches > 20, "{batches} with {strategy}");
         fetch.confirm(deadline).unwrap();
     }
+}
+
+/// Handlers that ask late in a revocation are given as long for their answer as those that asked before it.
+#[test]
+fn a_revocation_gives_a_late_question_its_time() {
+    let broker = broker();
+    let mut fetch = fetch(&broker, "range");
+    let link = Arc::clone(&fetch.0.link);
+    let id = {
+        let mut state = link.lock();
+        let id = state.ledger.id("t", 0);
+        state.ledger.assigned(id);
+        let epoch = state.ledger.epoch(id).unwrap();
+        state.begun.push(Begun { id, epoch, count: 1, lent: 0 });
+        id
+    };
+    let handler = std::thread::spawn(move || {
+        std::thread::sleep(ANSWERS + Duration::from_millis(100));
+        link.lock().begun[0].lent = 1;
+        link.bell.ring();
+        std::thread::sleep(ANSWERS / 2);
+        link.lock().begun.clear();
+        link.bell.ring();
+    });
+    fetch.0.wait_for_batch_in_hand(&[id], Instant::now() + PATIENCE);
+    assert!(fetch.0.link.lock().begun.is_empty(), "it went while its answer was on the way");
+    handler.join().unwrap();
 }
