@@ -13,10 +13,10 @@ use crate::app::form::Form;
 use crate::app::json;
 use crate::app::read::{Said, read};
 use crate::app::record::Parts;
-use crate::app::responses::{BATCH, Keep, Response, Responses};
+use crate::app::responses::{BATCH, Response, Responses};
 use crate::app::task::Route;
-use crate::consumer::Consumer;
-use crate::error::Result;
+use crate::consumer::{Consumer, caught};
+use crate::error::{Result, panic_text};
 
 /// So many responses may be on their way to the cache; then reading waits for it, but not for long: those who wait in
 /// this process come first.
@@ -63,7 +63,8 @@ pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<
             }
             tally.end(&[], &done);
         } else {
-            keeping.add(Arc::clone(&shared), keep, done);
+            let shared = Arc::clone(&shared);
+            keeping.add(keep.len(), done, async move { shared.responses.keep(keep).await });
         }
     }
     while let Ok(Some(done)) = timeout(LAST, keeping.next()).await {
@@ -80,18 +81,19 @@ struct Keeping {
 }
 
 impl Keeping {
-    fn add(&mut self, shared: Arc<Shared>, keep: Vec<Keep>, done: Done) {
-        let count = keep.len();
+    fn add(&mut self, count: usize, done: Done, keep: impl Future<Output = ()> + Send + 'static) {
         self.count += count;
         self.batches.spawn(async move {
-            shared.responses.keep(keep).await;
+            // Its records are done all the same, or nothing behind them would ever be committed.
+            if let Err(panic) = caught(keep).await {
+                log::error!("{count} responses may not be kept for other replicas: {}", panic_text(&*panic));
+            }
             (count, done)
         });
     }
 
     /// The next that is there. None: nothing is on its way.
     async fn next(&mut self) -> Option<Done> {
-        // One that panicked was a cache's, and is counted for no longer.
         while let Some(kept) = self.batches.join_next().await {
             if let Ok((count, done)) = kept {
                 self.count -= count;
@@ -141,4 +143,18 @@ fn response(form: &Form, responses: &Responses, parts: &Parts) -> Option<Respons
         message: message.to_vec(),
         kept,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cache's error whose text panics, for one.
+    #[tokio::test]
+    async fn what_panics_on_its_way_to_the_cache_is_done() {
+        let mut keeping = Keeping { batches: JoinSet::new(), count: 0 };
+        keeping.add(2, vec![(1, 5), (1, 6)], async { panic!("it has no text") });
+        assert_eq!(keeping.next().await, Some(vec![(1, 5), (1, 6)]));
+        assert_eq!((keeping.count, keeping.next().await), (0, None));
+    }
 }
