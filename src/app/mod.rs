@@ -101,9 +101,10 @@
 //! answer it, whatever the limit. But within a partition, those of the same key wait for one another: who asks an app of
 //! its own about the key that it handles does so through another topic.
 //!
-//! While partitions are being taken away, an app reads nothing but responses, and what is being handled is waited for: who
-//! asks an app of its own then may have to wait, with all others, until the time of its question or the consumer's
-//! `drain_budget` is up.
+//! Partitions that are taken away wait for the handlers of their records until the consumer's `drain_budget` is up, but
+//! only a second once all of these wait for a response: whoever is to answer may be waiting for the partitions. Then the
+//! records go to another replica while they are still being handled here, and are handled twice. Records of partitions that
+//! stay go on being handled meanwhile.
 //!
 //! With several replicas a response reaches one of them, and somebody else may wait for it. A [`ResponseCache`] carries
 //! it there: [`MemoryCache`] within a process, `RedisCache` (feature `redis`) between them. It is asked after pauses of 2

@@ -25,7 +25,7 @@ pub(super) const BATCH: usize = 256;
 /// So long a response is kept.
 const EXPIRY: Duration = Duration::from_secs(30);
 
-/// So long a cache may take to keep one: others wait behind it.
+/// So long a cache may take to keep one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The pauses between two looks into the cache.

@@ -234,7 +234,8 @@ pub(super) struct State {
     /// Records are handled one by one: those of partitions that stay go on being taken while others are taken away.
     pub(super) flows: bool,
     pub(super) held_since: Option<Instant>,
-    /// These partitions are being taken away: nothing more is handed over until that is done.
+    /// These partitions are being taken away: nothing more of them is handed over, and of others only where it `flows`,
+    /// until that is done.
     pub(super) revoking: Option<Vec<PartitionId>>,
     /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed. Records are
     /// counted instead where they are taken without a handler.
