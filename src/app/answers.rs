@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::str;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -18,8 +18,8 @@ use crate::app::task::Route;
 use crate::consumer::{Consumer, caught};
 use crate::error::{Result, panic_text};
 
-/// So many responses may be on their way to the cache; then reading waits for it, but not for long: those who wait in
-/// this process come first.
+/// So many responses may be on their way to the cache; then reading waits for it, but not for long, and not again before
+/// it is quicker: those who wait in this process come first.
 const KEEPING: usize = 4_096;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end waits for the cache.
@@ -35,7 +35,7 @@ type Done = Vec<(u64, i64)>;
 /// Those of the consumer.
 pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<()> {
     let tally = consumer.tally();
-    let mut keeping = Keeping { batches: JoinSet::new(), count: 0 };
+    let mut keeping = Keeping::default();
     loop {
         let taken = tokio::select! {
             Some(done) = keeping.next() => {
@@ -51,16 +51,10 @@ pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<
         let found = parts.filter_map(|parts| response(&shared.form, &shared.responses, &parts));
         let keep: Vec<_> = found.filter_map(|response| shared.responses.arrived(response)).collect();
         consumer.recycle(arena);
-        while !keep.is_empty() && keeping.count + keep.len() > KEEPING {
-            match timeout(PATIENCE, keeping.next()).await {
-                Ok(Some(done)) => tally.end(&[], &done),
-                _ => break,
-            }
-        }
-        if keep.is_empty() || keeping.count + keep.len() > KEEPING {
-            if !keep.is_empty() {
-                log::warn!("{} responses are not kept for other replicas: the cache does not keep up", keep.len());
-            }
+        if keep.is_empty() {
+            tally.end(&[], &done);
+        } else if !keeping.has_room(keep.len(), |done| tally.end(&[], &done)).await {
+            log::warn!("{} responses are not kept for other replicas: the cache does not keep up", keep.len());
             tally.end(&[], &done);
         } else {
             let shared = Arc::clone(&shared);
@@ -75,28 +69,47 @@ pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<
 }
 
 /// What is on its way to the cache.
+#[derive(Default)]
 struct Keeping {
-    batches: JoinSet<(usize, Done)>,
+    batches: JoinSet<(usize, Done, Duration)>,
     count: usize,
+    /// The last that came back took longer than anybody waits for it, or none came for so long.
+    is_slow: bool,
 }
 
 impl Keeping {
     fn add(&mut self, count: usize, done: Done, keep: impl Future<Output = ()> + Send + 'static) {
         self.count += count;
+        let since = Instant::now();
         self.batches.spawn(async move {
             // Its records are done all the same, or nothing behind them would ever be committed.
             if let Err(panic) = caught(keep).await {
                 log::error!("{count} responses may not be kept for other replicas: {}", panic_text(&*panic));
             }
-            (count, done)
+            (count, done, since.elapsed())
         });
+    }
+
+    /// Whether there is room for so many more, perhaps after a pause. What has come back meanwhile is done.
+    async fn has_room(&mut self, count: usize, end: impl Fn(Done)) -> bool {
+        while self.count + count > KEEPING {
+            if self.is_slow {
+                return false;
+            }
+            match timeout(PATIENCE, self.next()).await {
+                Ok(Some(done)) => end(done),
+                _ => self.is_slow = true,
+            }
+        }
+        true
     }
 
     /// The next that is there. None: nothing is on its way.
     async fn next(&mut self) -> Option<Done> {
         while let Some(kept) = self.batches.join_next().await {
-            if let Ok((count, done)) = kept {
+            if let Ok((count, done, took)) = kept {
                 self.count -= count;
+                self.is_slow = took > PATIENCE;
                 return Some(done);
             }
         }
@@ -152,9 +165,22 @@ mod tests {
     /// A cache's error whose text panics, for one.
     #[tokio::test]
     async fn what_panics_on_its_way_to_the_cache_is_done() {
-        let mut keeping = Keeping { batches: JoinSet::new(), count: 0 };
+        let mut keeping = Keeping::default();
         keeping.add(2, vec![(1, 5), (1, 6)], async { panic!("it has no text") });
         assert_eq!(keeping.next().await, Some(vec![(1, 5), (1, 6)]));
         assert_eq!((keeping.count, keeping.next().await), (0, None));
+    }
+
+    /// Else every batch would be as late, and those who wait for the next later and later.
+    #[tokio::test]
+    async fn a_cache_that_hangs_is_waited_for_once() {
+        let mut keeping = Keeping::default();
+        keeping.add(KEEPING, Vec::new(), std::future::pending());
+        assert!(!keeping.has_room(1, drop).await);
+        assert_eq!(timeout(PATIENCE / 2, keeping.has_room(1, drop)).await, Ok(false));
+        keeping.is_slow = false;
+        keeping.count = KEEPING - 1;
+        keeping.add(1, Vec::new(), async {});
+        assert!(keeping.has_room(1, drop).await, "one came back in time");
     }
 }
