@@ -77,8 +77,9 @@ impl ProducerConfig {
         self
     }
 
-    /// librdkafka properties over the defaults and the environment. `partitioner` and `compression.type`
-    /// are those of [`AppBuilder::producer_config`](crate::app::AppBuilder::producer_config). Any map or list of pairs; of several calls the later wins.
+    /// librdkafka properties over the defaults and the environment. `partitioner` and `compression.type` are those of
+    /// [`AppBuilder::producer_config`](crate::app::AppBuilder::producer_config). Any map or list of pairs; of several calls
+    /// the later wins.
     pub fn config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
         self.config.extend(entries.into_iter().map(|(key, value)| (key.into(), value.into())));
         self

@@ -38,7 +38,8 @@ pub(crate) enum After {
 
 impl Consumer {
     /// Takes up to `limit` records: what is there of the next batch, once it is due, grouped by partition. None: the
-    /// consumer was stopped. Nothing comes while too much that is done is not confirmed; with a limit of 0 nothing but the consumer's end. Dropping the future loses nothing.
+    /// consumer was stopped. Nothing comes while too much that is done is not confirmed; with a limit of 0 nothing but the
+    /// consumer's end. Dropping the future loses nothing.
     ///
     /// # Errors
     /// As [`Consumer::process`], those of handlers aside.
