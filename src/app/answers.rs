@@ -13,20 +13,38 @@ use crate::app::form::Form;
 use crate::app::json;
 use crate::app::read::{Said, read};
 use crate::app::record::Parts;
-use crate::app::responses::{BATCH, Response, Responses};
+use crate::app::responses::{BATCH, Keep, Response, Responses};
 use crate::app::task::Route;
-use crate::consumer::{Consumer, caught};
+use crate::consumer::{Consumer, Tally, caught};
 use crate::error::{Result, panic_text};
+use crate::message::arena::Arena;
 
-/// So many responses may be on their way to the cache; then reading waits for it, but not for long, and not again before
-/// it is quicker: those who wait in this process come first.
-const KEEPING: usize = 4_096;
+/// So many bytes may be on their way to the cache; then reading waits for it, but not for long, and not again before it is
+/// quicker: those who wait in this process come first.
+const KEEPING: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the end waits for the cache.
 const LAST: Duration = Duration::from_secs(5);
 
-/// Records that are done: each an ownership and an offset.
-type Done = Vec<(u64, i64)>;
+/// Records that are done, each an ownership and an offset, and the ownerships that were begun with them: their revocation
+/// waits for that.
+#[derive(Debug, Default, PartialEq)]
+struct Done {
+    begun: Vec<u64>,
+    records: Vec<(u64, i64)>,
+}
+
+impl Done {
+    fn begin(arena: &Arena, tally: &Tally) -> Self {
+        let records = arena.records().iter().map(|record| (arena.source(record).tag, record.offset)).collect();
+        let tags = arena.ranges(arena.records().len()).map(|(source, _)| source.tag);
+        Self { begun: tags.filter(|tag| tally.begin(*tag)).collect(), records }
+    }
+
+    fn end(self, tally: &Tally) {
+        tally.end(&self.begun, &self.records);
+    }
+}
 
 /// Gives every response to whoever waits for it, until the consumer is stopped. A record is done once its response is in
 /// the cache, or cannot be kept there.
@@ -39,30 +57,30 @@ pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<
     loop {
         let taken = tokio::select! {
             Some(done) = keeping.next() => {
-                tally.end(&[], &done);
+                done.end(&tally);
                 continue;
             }
             taken = consumer.take(BATCH) => taken?,
         };
         let Some(arena) = taken else { break };
-        let records = arena.records();
-        let done: Done = records.iter().map(|record| (arena.source(record).tag, record.offset)).collect();
-        let parts = records.iter().map(|record| Parts::of(&arena, record));
+        let done = Done::begin(&arena, &tally);
+        let parts = arena.records().iter().map(|record| Parts::of(&arena, record));
         let found = parts.filter_map(|parts| response(&shared.form, &shared.responses, &parts));
         let keep: Vec<_> = found.filter_map(|response| shared.responses.arrived(response)).collect();
         consumer.recycle(arena);
+        let bytes = keep.iter().map(Keep::size).sum();
         if keep.is_empty() {
-            tally.end(&[], &done);
-        } else if !keeping.has_room(keep.len(), |done| tally.end(&[], &done)).await {
+            done.end(&tally);
+        } else if !keeping.has_room(bytes, |done| done.end(&tally)).await {
             log::warn!("{} responses are not kept for other replicas: the cache does not keep up", keep.len());
-            tally.end(&[], &done);
+            done.end(&tally);
         } else {
             let shared = Arc::clone(&shared);
-            keeping.add(keep.len(), done, async move { shared.responses.keep(keep).await });
+            keeping.add(bytes, done, async move { shared.responses.keep(keep).await });
         }
     }
     while let Ok(Some(done)) = timeout(LAST, keeping.next()).await {
-        tally.end(&[], &done);
+        done.end(&tally);
     }
     // So that what is done now is committed.
     consumer.confirm_async(true).await
@@ -72,27 +90,28 @@ pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<
 #[derive(Default)]
 struct Keeping {
     batches: JoinSet<(usize, Done, Duration)>,
-    count: usize,
+    bytes: usize,
     /// The last that came back took longer than anybody waits for it, or none came for so long.
     is_slow: bool,
 }
 
 impl Keeping {
-    fn add(&mut self, count: usize, done: Done, keep: impl Future<Output = ()> + Send + 'static) {
-        self.count += count;
+    fn add(&mut self, bytes: usize, done: Done, keep: impl Future<Output = ()> + Send + 'static) {
+        self.bytes += bytes;
         let since = Instant::now();
         self.batches.spawn(async move {
             // Its records are done all the same, or nothing behind them would ever be committed.
             if let Err(panic) = caught(keep).await {
-                log::error!("{count} responses may not be kept for other replicas: {}", panic_text(&*panic));
+                log::error!("responses may not be kept for other replicas: {}", panic_text(&*panic));
             }
-            (count, done, since.elapsed())
+            (bytes, done, since.elapsed())
         });
     }
 
-    /// Whether there is room for so many more, perhaps after a pause. What has come back meanwhile is done.
-    async fn has_room(&mut self, count: usize, end: impl Fn(Done)) -> bool {
-        while self.count + count > KEEPING {
+    /// Whether there is room for so many more, perhaps after a pause: always, where nothing is on its way. What has come
+    /// back meanwhile is done.
+    async fn has_room(&mut self, bytes: usize, end: impl Fn(Done)) -> bool {
+        while self.bytes > 0 && self.bytes + bytes > KEEPING {
             if self.is_slow {
                 return false;
             }
@@ -107,8 +126,8 @@ impl Keeping {
     /// The next that is there. None: nothing is on its way.
     async fn next(&mut self) -> Option<Done> {
         while let Some(kept) = self.batches.join_next().await {
-            if let Ok((count, done, took)) = kept {
-                self.count -= count;
+            if let Ok((bytes, done, took)) = kept {
+                self.bytes -= bytes;
                 self.is_slow = took > PATIENCE;
                 return Some(done);
             }
@@ -166,21 +185,23 @@ mod tests {
     #[tokio::test]
     async fn what_panics_on_its_way_to_the_cache_is_done() {
         let mut keeping = Keeping::default();
-        keeping.add(2, vec![(1, 5), (1, 6)], async { panic!("it has no text") });
-        assert_eq!(keeping.next().await, Some(vec![(1, 5), (1, 6)]));
-        assert_eq!((keeping.count, keeping.next().await), (0, None));
+        let done = || Done { begun: vec![1], records: vec![(1, 5), (1, 6)] };
+        keeping.add(2, done(), async { panic!("it has no text") });
+        assert_eq!(keeping.next().await, Some(done()));
+        assert_eq!((keeping.bytes, keeping.next().await), (0, None));
     }
 
     /// Else every batch would be as late, and those who wait for the next later and later.
     #[tokio::test]
     async fn a_cache_that_hangs_is_waited_for_once() {
         let mut keeping = Keeping::default();
-        keeping.add(KEEPING, Vec::new(), std::future::pending());
+        assert!(keeping.has_room(2 * KEEPING, drop).await, "one that is too large has its turn");
+        keeping.add(KEEPING, Done::default(), std::future::pending());
         assert!(!keeping.has_room(1, drop).await);
         assert_eq!(timeout(PATIENCE / 2, keeping.has_room(1, drop)).await, Ok(false));
         keeping.is_slow = false;
-        keeping.count = KEEPING - 1;
-        keeping.add(1, Vec::new(), async {});
+        keeping.bytes = KEEPING - 1;
+        keeping.add(1, Done::default(), async {});
         assert!(keeping.has_room(1, drop).await, "one came back in time");
     }
 }

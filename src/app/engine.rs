@@ -357,7 +357,7 @@ impl Engine {
             return Ok(());
         }
         let arena = record.to_arena(failures);
-        let letter = self.consumer()?.bury(&arena, error)?;
+        let letter = self.consumer()?.bury(&arena, error).inspect_err(|_| self.ended.push(record.tag()))?;
         self.running.spawn(async move { Ended::Letter { outcome: letter.await, job, record, arena } });
         Ok(())
     }

@@ -99,6 +99,13 @@ pub(super) struct Keep {
     value: Vec<u8>,
 }
 
+impl Keep {
+    /// Its bytes, and what it takes beside them, roughly.
+    pub(super) fn size(&self) -> usize {
+        self.value.len() + 4_096
+    }
+}
+
 impl Responses {
     /// `answers`: the topics and events that are responses to anybody who waits; `piped`: those that only pipelines wait
     /// for.
