@@ -243,9 +243,13 @@ mod native;
 pub mod producer;
 #[cfg(any(feature = "app", feature = "export"))]
 mod python;
+#[cfg(all(feature = "redis", any(feature = "app", feature = "stream")))]
+mod redis;
 pub mod settings;
 #[cfg(feature = "signal")]
 mod signal;
+#[cfg(feature = "stream")]
+pub mod stream;
 pub mod testing;
 mod transaction;
 

@@ -12,12 +12,12 @@ use crate::app::emitter::{EVENT_ID, Shared};
 use crate::app::form::Form;
 use crate::app::json;
 use crate::app::read::{Said, read};
-use crate::app::record::Parts;
 use crate::app::responses::{BATCH, Keep, Response, Responses};
 use crate::app::task::Route;
 use crate::consumer::{Consumer, Tally, caught};
 use crate::error::{Result, panic_text};
 use crate::message::arena::Arena;
+use crate::message::record::Parts;
 
 /// So many bytes may be on their way to the cache; then reading waits for it, but not for long, and not again before it is
 /// quicker: those who wait in this process come first.

@@ -41,11 +41,11 @@ use crate::app::counts::Counts;
 use crate::app::emitter::{Emitter, Shared};
 use crate::app::engine::{Engine, Options};
 use crate::app::form::Form;
-use crate::app::record::{Parts, Record};
 use crate::app::responses::Responses;
 use crate::app::task::{BoxFuture, Kind, Route, Router, Task, Tasks};
 use crate::consumer::{Consumer, ConsumerBuilder, Health, Stopper};
 use crate::error::{Error, HandlerError, Result};
+use crate::message::record::{Parts, Record};
 use crate::producer::Producer;
 use crate::settings::check;
 

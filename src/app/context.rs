@@ -13,12 +13,12 @@ use uuid::Uuid;
 use crate::app::emitter::{EVENT_ID, Emitter, Question};
 use crate::app::event::Event;
 use crate::app::outgoing::{Missing, Outgoing};
-use crate::app::record::Record;
 use crate::app::responses::Wanted;
 use crate::app::slot::Slot;
 use crate::consumer::lock;
 use crate::error::{Error, Result};
 use crate::message::Headers;
+use crate::message::record::Record;
 use crate::producer::Delivery;
 
 /// What a handler gets beside its message: the record that it came in, and an [`Emitter`] that knows of it. Cheap to

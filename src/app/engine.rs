@@ -16,7 +16,6 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use crate::app::counts::{Count, Counts};
 use crate::app::emitter::Emitter;
 use crate::app::handling::{Begun, Gate, Outcome, Service, Shared, handle};
-use crate::app::record::{Parts, Record};
 use crate::app::schedule::{End, Schedule, Unit};
 use crate::app::slot::{Slot, Slots};
 use crate::app::task::{Kind, Route, Router};
@@ -24,6 +23,7 @@ use crate::consumer::{After, Consumer, Policies, Tally, first_of};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 use crate::message::excerpt;
+use crate::message::record::{Parts, Record};
 use crate::producer::Delivery;
 
 /// The most records that are taken at once.

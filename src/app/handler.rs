@@ -8,9 +8,9 @@ use tokio::task::spawn_blocking;
 
 use crate::app::context::Context;
 use crate::app::read;
-use crate::app::record::Record;
 use crate::app::task::{BoxFuture, Kind, Task};
 use crate::error::HandlerError;
+use crate::message::record::Record;
 
 /// Marks a handler that is async.
 #[derive(Debug)]

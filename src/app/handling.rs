@@ -8,11 +8,11 @@ use std::task::Poll;
 
 use crate::app::context::{Context, Handled};
 use crate::app::emitter::Emitter;
-use crate::app::record::Record;
 use crate::app::schedule::Unit;
 use crate::app::slot::Slot;
 use crate::app::task::{BoxFuture, Router, Task};
 use crate::error::{BoxError, HandlerError, panic_text};
+use crate::message::record::Record;
 
 /// What is asked of every record before anything handles it.
 pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Answer> + Send + Sync>;

@@ -153,7 +153,6 @@ mod json;
 mod outgoing;
 mod pipeline;
 mod read;
-mod record;
 #[cfg(feature = "redis")]
 mod redis_cache;
 mod responses;
@@ -163,6 +162,7 @@ mod schedule;
 mod slot;
 mod task;
 
+pub use crate::message::Record;
 pub use builder::AppBuilder;
 pub use cache::{MemoryCache, ResponseCache};
 pub use callback::Callback;
@@ -172,7 +172,6 @@ pub use emitter::Emitter;
 pub use event::Event;
 pub use handler::{Async, Blocking, Handler};
 pub use pipeline::Pipeline;
-pub use record::Record;
 #[cfg(feature = "redis")]
 pub use redis_cache::RedisCache;
 pub use run::App;

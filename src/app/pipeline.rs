@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use crate::app::context::Context;
 use crate::app::handler::Handler;
 use crate::app::read;
-use crate::app::record::Record;
 use crate::app::task::{BoxFuture, Kind, Task};
 use crate::error::{BoxError, Error, HandlerError, Result};
+use crate::message::record::Record;
 use crate::settings::check;
 
 /// A chain of transactions that an event's message goes through, registered by

@@ -9,10 +9,10 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, Ignored
 use serde_json::value::RawValue;
 
 use crate::app::form::Form;
-use crate::app::record::{Message, Parts, Record};
 use crate::app::task::Route;
 use crate::envelope::decode::within;
 use crate::envelope::{Decoded, decode, decode_plain};
+use crate::message::record::{Message, Parts, Record};
 
 /// What a record says.
 #[derive(Debug)]

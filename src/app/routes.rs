@@ -8,9 +8,9 @@ use serde::de::{DeserializeOwned, Error as _};
 
 use crate::app::form::Form;
 use crate::app::read::{Said, fit, read};
-use crate::app::record::Parts;
 use crate::app::task::{Kind, Route, Router, Task, Tasks};
 use crate::error::{Error, Result, panic_text};
+use crate::message::record::Parts;
 use crate::settings::check;
 
 /// What was registered, until it is checked.

@@ -5,10 +5,10 @@ use super::*;
 use crate::app::context::Context;
 use crate::app::handler::handler_task;
 use crate::app::pipeline::Pipeline;
-use crate::app::record::Record;
 use crate::error::HandlerError;
 use crate::message::TimestampType;
 use crate::message::arena::{Arena, NewRecord, Source};
+use crate::message::record::Record;
 
 fn parts(topic: &str, key: Option<&[u8]>, value: Option<&[u8]>) -> Parts {
     let mut arena = Arena::default();

@@ -6,9 +6,9 @@ use std::hash::{BuildHasher, RandomState};
 
 use slab::Slab;
 
-use crate::app::record::Record;
 use crate::app::task::{Kind, Tasks};
 use crate::error::Error;
+use crate::message::record::Record;
 
 /// So many records may be taken and not done, or so many bytes of them; then no more are taken.
 const MOST_RECORDS: usize = 10_000;

@@ -1,6 +1,6 @@
 use super::*;
-use crate::app::record::Parts;
 use crate::message::arena::{Arena, NewRecord, Source};
+use crate::message::record::Parts;
 
 fn record(partition: i32, key: Option<&[u8]>) -> Record {
     let mut arena = Arena::default();

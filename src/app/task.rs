@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::app::context::Context;
-use crate::app::record::{Parts, Record};
 use crate::error::{HandlerError, Result};
+use crate::message::record::{Parts, Record};
 
 pub(super) type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::consumer::dead_letters::Reason;
 use crate::consumer::ledger::Ledger;
+#[cfg(feature = "stream")]
+use crate::consumer::link::Look;
 use crate::consumer::link::{Begun, Link, State};
 use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER};
@@ -15,6 +17,15 @@ use crate::producer::{Delivery, Pending};
 /// Says of single records that they are begun and done, from anywhere.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally(Arc<Link>);
+
+/// What comes from a consumer whose records are begun and done one by one.
+#[cfg(feature = "stream")]
+pub(crate) enum Flow {
+    Records(Arena),
+    /// Partitions are being taken away, which waits for what was begun of them.
+    Revoking,
+    Stopped,
+}
 
 /// What the builder said of failures.
 #[derive(Clone, Debug)]
@@ -47,6 +58,26 @@ impl Consumer {
         let deadline = Instant::now() + FOR_EVER;
         let Self { link, desk, .. } = self;
         link.wait_for_async(|state| desk.take_ready(link, state, limit, deadline)).await
+    }
+
+    /// As [`Consumer::take`], and tells once of each revocation.
+    ///
+    /// # Errors
+    /// As [`Consumer::process`], those of handlers aside.
+    #[cfg(feature = "stream")]
+    pub(crate) async fn flow(&mut self, limit: usize) -> Result<Flow> {
+        let deadline = Instant::now() + FOR_EVER;
+        let Self { link, desk, .. } = self;
+        link.wait_for_async(|state| {
+            if state.revoking.is_some() && !std::mem::replace(&mut state.is_told, true) {
+                return Look::Done(Ok(Flow::Revoking));
+            }
+            match desk.take_ready(link, state, limit, deadline) {
+                Look::Done(taken) => Look::Done(taken.map(|arena| arena.map_or(Flow::Stopped, Flow::Records))),
+                Look::Wait(until) => Look::Wait(until),
+            }
+        })
+        .await
     }
 
     /// What was taken is not needed any more; its memory is.

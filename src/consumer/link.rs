@@ -237,6 +237,8 @@ pub(super) struct State {
     /// These partitions are being taken away: nothing more of them is handed over, and of others only where it `flows`,
     /// until that is done.
     pub(super) revoking: Option<Vec<PartitionId>>,
+    /// Who takes the records knows of that.
+    pub(super) is_told: bool,
     /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed. Records are
     /// counted instead where they are taken without a handler.
     pub(super) handled: u64,

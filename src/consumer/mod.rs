@@ -10,7 +10,7 @@ mod dead_letters;
 mod desk;
 mod exactly_once;
 mod fetch;
-#[cfg(feature = "app")]
+#[cfg(any(feature = "app", feature = "stream"))]
 mod flow;
 mod hand;
 mod health;
@@ -28,7 +28,7 @@ mod run_async;
 mod signal;
 #[cfg(feature = "export")]
 mod subscription;
-#[cfg(any(feature = "app", feature = "export"))]
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 mod take;
 mod topic_ids;
 
@@ -46,16 +46,18 @@ pub(crate) use attempt::{Failed, attempt};
 pub(crate) use attempt::{Portion, attempt_with};
 pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
-#[cfg(feature = "app")]
+#[cfg(feature = "stream")]
+pub(crate) use flow::Flow;
+#[cfg(any(feature = "app", feature = "stream"))]
 pub(crate) use flow::{After, Policies, Tally};
 pub use health::{Health, OffsetReset, Stall, StallCause};
 #[cfg(feature = "export")]
 pub(crate) use link::Bell;
-#[cfg(any(feature = "app", feature = "export"))]
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 pub(crate) use link::lock;
 pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
-#[cfg(feature = "app")]
+#[cfg(any(feature = "app", feature = "stream"))]
 pub(crate) use run_async::caught;
 
 use crate::consumer::attempt::Attempt;

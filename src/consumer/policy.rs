@@ -154,7 +154,7 @@ impl Backoff {
     }
 
     /// The pause after so many failures.
-    pub(super) fn pause(&self, failures: u32) -> Duration {
+    pub(crate) fn pause(&self, failures: u32) -> Duration {
         // 53 random bits, as many as the number holds.
         let random = (Uuid::new_v4().as_u128() >> 75) as f64 / (1u64 << 53) as f64;
         self.pause_with(failures, random)

@@ -41,7 +41,7 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Decoded<
 }
 
 /// Reads JSON that is no envelope, with the same limits and errors.
-#[cfg(any(feature = "app", feature = "export"))]
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 pub(crate) fn decode_plain<'a, T>(
     value: &'a [u8],
     read: impl FnOnce(&'a str) -> Result<T, serde_json::Error>,

@@ -45,7 +45,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 
-#[cfg(any(feature = "app", feature = "export"))]
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 pub(crate) use decode::decode_plain;
 pub(crate) use decode::{Decoded, bounded, decode};
 pub use history::{History, Latencies, Stage, stage_latencies};

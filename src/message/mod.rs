@@ -3,10 +3,14 @@
 pub(crate) mod arena;
 mod batch;
 mod outgoing;
+#[cfg(any(feature = "app", feature = "stream"))]
+pub(crate) mod record;
 
 pub use arena::TimestampType;
 pub use batch::{Batch, Headers, RawBatch, Received};
 pub use outgoing::{Message, Oversize};
+#[cfg(any(feature = "app", feature = "stream"))]
+pub use record::Record;
 
 pub(crate) use batch::{Unreadable, decode, excerpt};
 pub(crate) use outgoing::{NewHeader, check_header_names, header, wire_size};

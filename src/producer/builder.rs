@@ -61,7 +61,7 @@ impl ProducerBuilder {
     }
 
     /// Sends so that `kafka-python-app` finds the records where it would put them, and can read them: it has no snappy.
-    #[cfg(feature = "app")]
+    #[cfg(any(feature = "app", feature = "stream"))]
     pub(crate) fn for_python(mut self) -> Self {
         let settings = self.settings.fallback("partitioner", "murmur2_random");
         self.settings = settings.fallback("compression.type", "none");

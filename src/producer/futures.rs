@@ -6,20 +6,20 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
 use serde::Serialize;
 
-#[cfg(feature = "app")]
+#[cfg(any(feature = "app", feature = "stream"))]
 use super::RawRecord;
 use super::delivery::{Claim, Delivery, Report};
-#[cfg(feature = "app")]
+#[cfg(any(feature = "app", feature = "stream"))]
 use super::delivery::{Entry, Failure, Tracker};
 use super::sending::Submitted;
 use super::{Inner, NativeRecord, Producer, Waiting};
-#[cfg(feature = "app")]
+#[cfg(any(feature = "app", feature = "stream"))]
 use crate::error::Error;
 use crate::error::Result;
-#[cfg(feature = "app")]
+#[cfg(any(feature = "app", feature = "stream"))]
 use crate::message::wire_size;
 use crate::message::{Message, Oversize};
-#[cfg(feature = "app")]
+#[cfg(any(feature = "app", feature = "stream"))]
 use crate::settings::check;
 
 impl Producer {
@@ -58,7 +58,7 @@ impl Producer {
     ///
     /// # Errors
     /// [`Error::Oversize`], before anything is sent; else as [`Producer::produce`].
-    #[cfg(feature = "app")]
+    #[cfg(any(feature = "app", feature = "stream"))]
     pub(crate) async fn produce_raw_async<'a, H>(&self, record: RawRecord<'a, H>) -> Result<Delivery>
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,

@@ -291,7 +291,11 @@ impl Fetch {
             }
         }
         self.drop_records_of(&ids);
-        self.link.lock().revoking = Some(ids.clone());
+        {
+            let mut state = self.link.lock();
+            (state.revoking, state.is_told) = (Some(ids.clone()), false);
+        }
+        self.link.wake_caller();
         if !lost {
             let deadline = Instant::now() + self.options.drain_budget;
             self.wait_for_batch_in_hand(&ids, deadline);

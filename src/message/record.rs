@@ -17,7 +17,7 @@ use crate::message::{Headers, TimestampType};
 pub struct Record(Arc<Parts>);
 
 /// What a record is made of, until it is shared.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     source: Source,
     offset: i64,
     timestamp: Option<i64>,
@@ -27,14 +27,14 @@ pub(super) struct Parts {
     headers: Range<usize>,
     bytes: Box<[u8]>,
     /// What the handlers decode.
-    pub(super) message: Message,
+    pub(crate) message: Message,
     /// The envelope's history within the value, where there is one.
-    pub(super) history: Option<Range<usize>>,
+    pub(crate) history: Option<Range<usize>>,
 }
 
 /// Where a record's message stands.
 #[derive(Clone, Debug, Default)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// It is the value.
     #[default]
     Value,
@@ -46,7 +46,7 @@ pub(super) enum Message {
 
 impl Message {
     /// The message that stands in this value.
-    pub(super) fn within<'a>(&'a self, value: &'a [u8]) -> &'a [u8] {
+    pub(crate) fn within<'a>(&'a self, value: &'a [u8]) -> &'a [u8] {
         match self {
             Self::Value => value,
             Self::Part(range) => value.get(range.clone()).unwrap_or_default(),
@@ -56,7 +56,7 @@ impl Message {
 }
 
 impl Parts {
-    pub(super) fn of(arena: &Arena, place: &Place) -> Self {
+    pub(crate) fn of(arena: &Arena, place: &Place) -> Self {
         let (key, value, headers) = (arena.key(place), arena.value(place), arena.headers(place));
         let mut bytes = Vec::with_capacity(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers.len());
         let mut copy = |part: &[u8]| {
@@ -79,33 +79,33 @@ impl Parts {
         }
     }
 
-    pub(super) fn topic(&self) -> &str {
+    pub(crate) fn topic(&self) -> &str {
         &self.source.topic
     }
 
-    pub(super) fn key(&self) -> Option<&[u8]> {
+    pub(crate) fn key(&self) -> Option<&[u8]> {
         self.key.clone().map(|range| &self.bytes[range])
     }
 
-    pub(super) fn value(&self) -> Option<&[u8]> {
+    pub(crate) fn value(&self) -> Option<&[u8]> {
         self.value.clone().map(|range| &self.bytes[range])
     }
 
-    pub(super) fn headers(&self) -> Headers<'_> {
+    pub(crate) fn headers(&self) -> Headers<'_> {
         Headers::from_encoded(&self.bytes[self.headers.clone()])
     }
 
     /// In milliseconds since 1970.
-    pub(super) fn timestamp(&self) -> Option<i64> {
+    pub(crate) fn timestamp(&self) -> Option<i64> {
         self.timestamp
     }
 
     /// As `topic:partition:offset`.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         format!("{}:{}:{}", self.topic(), self.source.partition, self.offset)
     }
 
-    pub(super) fn share(self) -> Record {
+    pub(crate) fn share(self) -> Record {
         Record(Arc::new(self))
     }
 }
@@ -172,27 +172,27 @@ impl Record {
     }
 
     /// What the handlers decode.
-    pub(super) fn message(&self) -> &[u8] {
+    pub(crate) fn message(&self) -> &[u8] {
         self.0.message.within(self.value().unwrap_or_default())
     }
 
     /// The bytes of key, value and headers.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.0.bytes.len()
     }
 
     /// The ownership under which it was read.
-    pub(super) fn tag(&self) -> u64 {
+    pub(crate) fn tag(&self) -> u64 {
         self.0.source.tag
     }
 
     /// The header that says to which question an answer belongs: the last one where there are several.
-    pub(super) fn event_id(&self) -> Option<&str> {
+    pub(crate) fn event_id(&self) -> Option<&str> {
         self.headers().get("event_id").and_then(|id| str::from_utf8(id).ok())
     }
 
     /// As a batch of its own, after so many failures.
-    pub(super) fn to_arena(&self, failures: u32) -> Arena {
+    pub(crate) fn to_arena(&self, failures: u32) -> Arena {
         let parts = &*self.0;
         let mut arena = Arena::default();
         let source = arena.source_index(|_| false, || parts.source.clone());
@@ -211,7 +211,7 @@ impl Record {
     }
 
     /// As `topic:partition:offset`.
-    pub(super) fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         self.0.place()
     }
 }

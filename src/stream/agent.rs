@@ -1,0 +1,216 @@
+//! One step of a worker's chain.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use crate::consumer::Backoff;
+use crate::error::{Error, HandlerError, Result};
+use crate::stream::sinks::Sinks;
+
+type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What an agent makes of what it gets.
+pub(super) type Call<In, Out> = Arc<dyn Fn(In, Sinks) -> BoxFuture<Result<Outputs<Out>, HandlerError>> + Send + Sync>;
+
+/// What goes on to the next agent.
+#[derive(Debug, Default)]
+pub(super) enum Outputs<T> {
+    #[default]
+    None,
+    One(T),
+    Many(Vec<T>),
+}
+
+/// How an agent is called.
+pub(super) enum Work<In, Out> {
+    Each(Call<In, Out>),
+    Batched { size: usize, call: Call<Vec<In>, Out> },
+}
+
+/// One step of a worker's chain: a function that gets one element, or a batch of them, and gives the next agent one, none
+/// or, with [`Agent::atomic_send`], many.
+#[must_use]
+pub struct Agent<In, Out> {
+    pub(super) name: String,
+    pub(super) work: Work<In, Out>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) max_age: Option<Duration>,
+    pub(super) statistics: bool,
+}
+
+impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
+    fn with(name: impl Into<String>, work: Work<In, Out>) -> Self {
+        Self { name: name.into(), work, timeout: None, max_age: None, statistics: false }
+    }
+
+    /// An agent that gets one element at a time. `None` gives the next agent nothing.
+    pub fn new<F, Fut>(name: impl Into<String>, agent: F) -> Self
+    where
+        F: Fn(In, Sinks) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<Out>, HandlerError>> + Send + 'static,
+    {
+        Self::with(name, Work::Each(called(agent)))
+    }
+
+    /// An agent that gets up to `size` elements at a time: as soon as there are so many, when [`Agent::timeout`] or
+    /// [`Agent::max_age`] is over, and at the worker's end.
+    pub fn batched<F, Fut>(name: impl Into<String>, size: usize, agent: F) -> Self
+    where
+        F: Fn(Vec<In>, Sinks) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Option<Out>, HandlerError>> + Send + 'static,
+    {
+        Self::with(name, Work::Batched { size, call: called(agent) })
+    }
+
+    /// An agent that gets one element at a time, on a thread that may block: for what takes the processor long.
+    pub fn blocking<F>(name: impl Into<String>, agent: F) -> Self
+    where
+        F: Fn(In, Sinks) -> Result<Option<Out>, HandlerError> + Send + Sync + 'static,
+    {
+        let agent = Arc::new(agent);
+        let call = move |input: In, sinks: Sinks| {
+            let agent = Arc::clone(&agent);
+            async move {
+                match spawn_blocking(move || agent(input, sinks)).await {
+                    Ok(answer) => answer,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(error) => Err(error.into()),
+                    },
+                }
+            }
+        };
+        Self::with(name, Work::Each(called(call)))
+    }
+
+    /// So long after its last element a batch that is not full is released. Never, unless set.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// So long after its first element a batch that is not full is released. Never, unless set.
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = Some(age);
+        self
+    }
+
+    /// Whether sizes of queues and batches, and the time that this agent takes, are logged.
+    pub fn statistics(mut self, statistics: bool) -> Self {
+        self.statistics = statistics;
+        self
+    }
+
+    /// The next agent gets the elements of what this one gives one by one; of a map its pairs.
+    pub fn atomic_send(self) -> Agent<In, Out::Item>
+    where
+        Out: IntoIterator,
+        Out::Item: Send + 'static,
+    {
+        let work = match self.work {
+            Work::Each(call) => Work::Each(split(call)),
+            Work::Batched { size, call } => Work::Batched { size, call: split(call) },
+        };
+        let Self { name, timeout, max_age, statistics, .. } = self;
+        Agent { name, work, timeout, max_age, statistics }
+    }
+
+    /// A call that fails, by an error or a panic, is made again with the same input, up to [`Backoff::attempts`] times in
+    /// all. Never, unless set.
+    pub fn retry(mut self, backoff: Backoff) -> Self
+    where
+        In: Clone + Sync,
+    {
+        self.work = match self.work {
+            Work::Each(call) => Work::Each(retried(call, backoff)),
+            Work::Batched { size, call } => Work::Batched { size, call: retried(call, backoff) },
+        };
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let refuse = |reason: &str| Err(Error::setting("agent", format!("`{}` {reason}", self.name)));
+        if self.name.is_empty() {
+            return refuse("has no name");
+        }
+        match &self.work {
+            Work::Batched { size: 0, .. } => refuse("has batches of no element"),
+            Work::Each(_) if self.timeout.is_some() || self.max_age.is_some() => {
+                refuse("has no batch that `timeout` or `max_age` could release")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn called<In, Out, F, Fut>(agent: F) -> Call<In, Out>
+where
+    In: Send + 'static,
+    F: Fn(In, Sinks) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Option<Out>, HandlerError>> + Send + 'static,
+{
+    let agent = Arc::new(agent);
+    Arc::new(move |input, sinks| {
+        let agent = Arc::clone(&agent);
+        // What a function does before its first await belongs to the call as well.
+        Box::pin(async move { agent(input, sinks).await.map(|output| output.map_or(Outputs::None, Outputs::One)) })
+    })
+}
+
+fn split<In: 'static, Out>(call: Call<In, Out>) -> Call<In, Out::Item>
+where
+    Out: IntoIterator + 'static,
+    Out::Item: Send + 'static,
+{
+    Arc::new(move |input, sinks| {
+        let calling = call(input, sinks);
+        Box::pin(async move {
+            Ok(match calling.await? {
+                Outputs::None => Outputs::None,
+                Outputs::One(output) => Outputs::Many(output.into_iter().collect()),
+                Outputs::Many(outputs) => Outputs::Many(outputs.into_iter().flatten().collect()),
+            })
+        })
+    })
+}
+
+fn retried<In, Out>(call: Call<In, Out>, backoff: Backoff) -> Call<In, Out>
+where
+    In: Clone + Send + Sync + 'static,
+    Out: Send + 'static,
+{
+    Arc::new(move |input, sinks| {
+        let call = Arc::clone(&call);
+        Box::pin(async move {
+            let mut failures = 0;
+            loop {
+                let answer = crate::consumer::caught(call(input.clone(), sinks.clone())).await;
+                let error = match answer {
+                    Ok(Ok(outputs)) => return Ok(outputs),
+                    Ok(Err(error)) => error,
+                    Err(panic) => format!("it panicked: {}", crate::error::panic_text(&*panic)).into(),
+                };
+                failures += 1;
+                if failures >= backoff.attempts {
+                    return Err(error);
+                }
+                let pause = backoff.pause(failures);
+                log::warn!("attempt {failures} of {}, again in {pause:?}: {error}", backoff.attempts);
+                tokio::time::sleep(pause).await;
+            }
+        })
+    })
+}
+
+impl<In, Out> fmt::Debug for Agent<In, Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Agent")
+            .field("name", &self.name)
+            .field("timeout", &self.timeout)
+            .field("max_age", &self.max_age)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! What can be said of a worker before it runs.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::Receiver;
+
+use crate::consumer::{Consumer, ConsumerBuilder};
+use crate::error::{Error, HandlerError, Result};
+use crate::stream::agent::Agent;
+use crate::stream::feed::{Feed, Typed};
+use crate::stream::read::{self, Read, Whole};
+use crate::stream::sinks::{AnySink, Sink, Sinks};
+use crate::stream::stage::{self, Message, Shared, queue};
+use crate::stream::worker::Worker;
+
+type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// An agent that waits for what all share.
+pub(super) type Start = Box<dyn FnOnce(Arc<Shared>) -> BoxFuture<Result<()>> + Send>;
+
+/// How long the end waits for what is on its way.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Builds a [`Worker`]; see [`Worker::builder`]. `Next` is what the next agent gets.
+#[must_use = "a builder does nothing until `build`"]
+pub struct WorkerBuilder<Next> {
+    pub(super) topic: String,
+    pub(super) consumer: ConsumerBuilder,
+    feed: Box<dyn Feed>,
+    open: Receiver<Message<Next>>,
+    agents: Vec<Start>,
+    sinks: Vec<Box<dyn AnySink>>,
+    drain: Duration,
+    error: Option<Error>,
+}
+
+impl<In: DeserializeOwned + Send + 'static> WorkerBuilder<In> {
+    pub(super) fn new(topic: &str, brokers: &str, group: &str) -> Self {
+        let (feed, open) = feed(read::elements(false));
+        Self {
+            topic: topic.to_owned(),
+            consumer: Consumer::builder(group, brokers, group),
+            feed,
+            open,
+            agents: Vec::new(),
+            sinks: Vec::new(),
+            drain: DRAIN,
+            error: None,
+        }
+    }
+
+    /// Records are envelopes, and what the first agent gets are the elements of their items.
+    pub fn envelopes(self) -> Self {
+        self.read(read::elements(true))
+    }
+
+    /// Records go in whole, with their metadata, instead of their elements one by one.
+    pub fn whole(self) -> WorkerBuilder<Whole<In>> {
+        self.read(read::whole(false))
+    }
+
+    /// As [`WorkerBuilder::whole`], with the items of envelopes.
+    pub fn whole_envelopes(self) -> WorkerBuilder<Whole<In>> {
+        self.read(read::whole(true))
+    }
+}
+
+impl<Next: Send + 'static> WorkerBuilder<Next> {
+    /// What the first agent gets is what this makes of a record's value.
+    pub fn deserialize_with<T: Send + 'static>(
+        self,
+        read: impl Fn(&[u8]) -> Result<Vec<T>, HandlerError> + Send + 'static,
+    ) -> WorkerBuilder<T> {
+        self.read(read::own(read))
+    }
+
+    fn read<T: Send + 'static>(self, read: Read<T>) -> WorkerBuilder<T> {
+        let Self { topic, consumer, agents, sinks, drain, mut error, .. } = self;
+        if !agents.is_empty() {
+            error =
+                error.or_else(|| Some(Error::setting("agent", "how records are read is said before the first one")));
+        }
+        let (feed, open) = feed(read);
+        WorkerBuilder { topic, consumer, feed, open, agents, sinks, drain, error }
+    }
+
+    /// Adds an agent, which gets what the one before gives.
+    pub fn agent<Out: Send + 'static>(self, agent: Agent<Next, Out>) -> WorkerBuilder<Out> {
+        let Self { topic, consumer, feed, open, mut agents, sinks, drain, error } = self;
+        let error = error.or(agent.check().err());
+        let (sender, next) = queue();
+        agents.push(Box::new(move |shared| Box::pin(stage::run(agent, open, sender, shared))));
+        WorkerBuilder { topic, consumer, feed, open: next, agents, sinks, drain, error }
+    }
+
+    /// Adds a sink, for all agents.
+    pub fn sink(mut self, sink: impl Sink) -> Self {
+        self.sinks.push(Box::new(sink));
+        self
+    }
+
+    /// librdkafka properties over the defaults, the properties file and the environment. Any map or list of pairs; of
+    /// several calls the later wins.
+    pub fn config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.consumer = self.consumer.config(entries);
+        self
+    }
+
+    /// Says more of the consumer: what happens after failures, and all else that a [`ConsumerBuilder`] takes but topics.
+    pub fn consumer(mut self, say: impl FnOnce(ConsumerBuilder) -> ConsumerBuilder) -> Self {
+        self.consumer = say(self.consumer);
+        self
+    }
+
+    /// How long the worker's end waits for what is on its way, 30 seconds unless set.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain = timeout;
+        self
+    }
+
+    /// Checks everything, then starts the consumer. It joins its group in the background.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for whatever cannot work, before anything connects.
+    pub fn build(self) -> Result<Worker> {
+        let Self { topic, consumer, feed, open, mut agents, sinks, drain, error } = self;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        if agents.is_empty() {
+            return Err(Error::setting("agent", "there is none"));
+        }
+        agents.push(Box::new(move |_| {
+            Box::pin(async {
+                stage::sink(open).await;
+                Ok(())
+            })
+        }));
+        let sinks = Sinks::new(sinks)?;
+        let consumer = consumer.topics([topic]).build()?;
+        Ok(Worker::new(consumer, feed, agents, sinks, drain))
+    }
+}
+
+fn feed<T: Send + 'static>(read: Read<T>) -> (Box<dyn Feed>, Receiver<Message<T>>) {
+    let (sender, open) = queue();
+    (Box::new(Typed { sender, read, waiting: VecDeque::new() }), open)
+}
+
+impl<Next> fmt::Debug for WorkerBuilder<Next> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder")
+            .field("topic", &self.topic)
+            .field("consumer", &self.consumer)
+            .field("agents", &self.agents.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,67 @@
+//! Gives records to the first agent.
+
+use std::collections::VecDeque;
+
+use tokio::sync::mpsc::Sender;
+
+use crate::message::Record;
+use crate::stream::origin::Origins;
+use crate::stream::read::Read;
+use crate::stream::stage::{CHUNK, Item, Message};
+
+type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The way to the first agent, whatever it gets.
+pub(super) trait Feed: Send {
+    /// Adds what a record says to what waits.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    fn read(&mut self, record: &Record, origins: &Origins) -> Result<(), serde_json::Error>;
+
+    /// Behind what waits, all batches are to be released.
+    fn flush(&mut self);
+
+    /// Nothing waits.
+    fn is_empty(&self) -> bool;
+
+    /// Sends the first of what waits. False: the first agent has ended. Dropping the future loses nothing.
+    fn send(&mut self) -> BoxFuture<'_, bool>;
+}
+
+pub(super) struct Typed<T> {
+    pub(super) sender: Sender<Message<T>>,
+    pub(super) read: Read<T>,
+    pub(super) waiting: VecDeque<Message<T>>,
+}
+
+impl<T: Send + 'static> Feed for Typed<T> {
+    fn read(&mut self, record: &Record, origins: &Origins) -> Result<(), serde_json::Error> {
+        for value in (self.read)(record)? {
+            let item = Item { value, origins: origins.clone() };
+            match self.waiting.back_mut() {
+                Some(Message::Items(items)) if items.len() < CHUNK => items.push(item),
+                _ => self.waiting.push_back(Message::Items(vec![item])),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.waiting.push_back(Message::Flush);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn send(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(async {
+            let Ok(place) = self.sender.reserve().await else { return false };
+            if let Some(message) = self.waiting.pop_front() {
+                place.send(message);
+            }
+            true
+        })
+    }
+}

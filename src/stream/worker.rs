@@ -1,0 +1,283 @@
+//! A worker that runs: it reads, keeps count of what is done, and ends in order.
+
+use std::fmt;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::{Receiver, channel};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::consumer::{After, Consumer, Flow, Health, Policies, Tally, first_of};
+use crate::error::{Error, Result};
+use crate::message::arena::Arena;
+use crate::message::excerpt;
+use crate::message::record::{Parts, Record};
+use crate::producer::Delivery;
+use crate::stream::builder::{Start, WorkerBuilder};
+use crate::stream::feed::Feed;
+use crate::stream::origin::{Done, Origins};
+use crate::stream::sinks::Sinks;
+use crate::stream::stage::{Letter, Shared};
+
+/// The most records that are taken at once.
+const TAKE: usize = 500;
+/// How long the client's end may take.
+const CLOSE: Duration = Duration::from_secs(5);
+/// How long the end waits for agents that were given up to be dropped.
+const ABORT: Duration = Duration::from_millis(500);
+
+/// Reads a topic as a member of a group and passes its messages through a chain of agents. Offsets are committed once
+/// every agent is done with all that came of a record.
+#[must_use = "a worker does nothing until `run_until`"]
+pub struct Worker {
+    consumer: Consumer,
+    feed: Box<dyn Feed>,
+    agents: Vec<Start>,
+    sinks: Sinks,
+    drain: Duration,
+}
+
+impl Worker {
+    /// A builder for a worker of this topic, on these brokers, as a member of this group.
+    pub fn builder<In: DeserializeOwned + Send + 'static>(
+        topic: &str,
+        brokers: &str,
+        group: &str,
+    ) -> WorkerBuilder<In> {
+        WorkerBuilder::new(topic, brokers, group)
+    }
+
+    pub(super) fn new(
+        consumer: Consumer,
+        feed: Box<dyn Feed>,
+        agents: Vec<Start>,
+        sinks: Sinks,
+        drain: Duration,
+    ) -> Self {
+        Self { consumer, feed, agents, sinks, drain }
+    }
+
+    /// The health of the worker's consumer, to be asked while it runs.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.consumer.health()
+    }
+
+    /// Works until `shutdown` is ready, or something fails for good. Then nothing more is read; what is on its way,
+    /// incomplete batches too, goes through the chain within the drain's time, what is done is committed, and the sinks
+    /// are closed.
+    ///
+    /// # Errors
+    /// The first failure that the policies do not let pass: [`Error::Handler`] of an agent, [`Error::Undecodable`],
+    /// [`Error::DeadLetter`]; [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on;
+    /// [`Error::NotCommitted`] and [`Error::Closed`] where the end did not go well.
+    pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let Self { consumer, feed, agents, sinks, drain } = self;
+        let (letters, given_up) = channel(16);
+        let shared = Arc::new(Shared { sinks: sinks.clone(), policies: consumer.policies(), letters });
+        let mut stages = JoinSet::new();
+        for start in agents {
+            stages.spawn(start(Arc::clone(&shared)));
+        }
+        drop(shared);
+        let mut run = Run {
+            tally: consumer.tally(),
+            policies: consumer.policies(),
+            consumer,
+            feed: Some(feed),
+            stages,
+            given_up,
+            letters: JoinSet::new(),
+            done: Arc::new(Done::default()),
+        };
+        let worked = run.work(shutdown).await;
+        let worked = first_of(worked, run.finish(drain).await);
+        let ended = first_of(worked, run.close().await);
+        first_of(ended, sinks.close(CLOSE).await)
+    }
+}
+
+/// A worker at work.
+struct Run {
+    consumer: Consumer,
+    tally: Tally,
+    policies: Policies,
+    /// None: nothing more is read.
+    feed: Option<Box<dyn Feed>>,
+    stages: JoinSet<Result<()>>,
+    given_up: Receiver<Letter>,
+    letters: JoinSet<(Record, Arena, Origins, Result<Delivery>)>,
+    done: Arc<Done>,
+}
+
+impl Run {
+    async fn work(&mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let mut shutdown = pin!(shutdown);
+        loop {
+            self.tell();
+            let Self { consumer, feed: Some(feed), stages, given_up, letters, done, .. } = self else { return Ok(()) };
+            let is_free = feed.is_empty();
+            tokio::select! {
+                () = &mut shutdown => return Ok(()),
+                Some(ended) = stages.join_next() => stage_ended(ended)?,
+                () = done.changed() => {}
+                Some(letter) = given_up.recv() => self.bury(letter)?,
+                Some(buried) = letters.join_next() => self.buried(buried)?,
+                // Where the first agent has ended, its error comes.
+                _ = feed.send(), if !is_free => {}
+                flow = consumer.flow(if is_free { TAKE } else { 0 }) => match flow? {
+                    Flow::Records(arena) => self.accept(arena)?,
+                    Flow::Revoking => feed.flush(),
+                    Flow::Stopped => return Ok(()),
+                },
+            }
+        }
+    }
+
+    fn accept(&mut self, arena: Arena) -> Result<()> {
+        for place in arena.records() {
+            let record = Parts::of(&arena, place).share();
+            if !self.tally.begin(record.tag()) {
+                continue;
+            }
+            let origins = self.done.origin(record.clone());
+            // A tombstone, or nothing, as everywhere in this crate: it is done.
+            if record.value().is_none_or(<[u8]>::is_empty) {
+                continue;
+            }
+            let Some(feed) = &mut self.feed else { return Ok(()) };
+            if let Err(source) = feed.read(&record, &origins) {
+                let error = undecodable(&record, source);
+                match self.policies.after_unreadable() {
+                    After::Stop | After::Again(_) => {
+                        self.done.fail();
+                        return Err(error);
+                    }
+                    After::Skip => Consumer::log_skip(&record.to_arena(1), &error),
+                    After::Bury => self.bury(Letter { origins, error })?,
+                }
+            }
+        }
+        self.consumer.recycle(arena);
+        Ok(())
+    }
+
+    /// A dead letter for each record. They are done once all are acknowledged.
+    fn bury(&mut self, Letter { origins, error }: Letter) -> Result<()> {
+        for record in origins.records() {
+            let arena = record.to_arena(1);
+            let letter = self.consumer.bury(&arena, &error).inspect_err(|_| self.done.fail())?;
+            let origins = origins.clone();
+            self.letters.spawn(async move { (record, arena, origins, letter.await) });
+        }
+        Ok(())
+    }
+
+    fn buried(&mut self, buried: Result<(Record, Arena, Origins, Result<Delivery>), JoinError>) -> Result<()> {
+        let (_, arena, origins, outcome) = buried.map_err(|error| Error::Closed(error.to_string()))?;
+        let buried = self.consumer.buried(&arena, outcome);
+        if buried.is_err() {
+            self.done.fail();
+        }
+        drop(origins);
+        buried
+    }
+
+    /// Tells the consumer what is done.
+    fn tell(&mut self) {
+        let done = self.done.take();
+        let ended: Vec<_> = done.iter().map(|(tag, _)| *tag).collect();
+        self.tally.end(&ended, &done);
+    }
+
+    /// What is on its way goes through the chain, but for no longer than this.
+    async fn finish(&mut self, drain: Duration) -> Result<()> {
+        let deadline = Instant::now() + drain;
+        // The first agent sees the end of its input once what waits has gone, and then the next.
+        let mut outcome = Ok(());
+        while let Some(feed) = self.feed.as_mut().filter(|feed| !feed.is_empty()) {
+            match timeout_at(deadline, feed.send()).await {
+                Ok(true) => {}
+                Ok(false) | Err(_) => break,
+            }
+            self.tell();
+        }
+        self.feed = None;
+        loop {
+            let Self { stages, given_up, letters, done, .. } = self;
+            let next = async {
+                tokio::select! {
+                    Some(ended) = stages.join_next() => Next::Stage(ended),
+                    Some(letter) = given_up.recv() => Next::Letter(letter),
+                    Some(buried) = letters.join_next() => Next::Buried(Box::new(buried)),
+                    () = done.changed() => Next::Done,
+                    else => Next::Nothing,
+                }
+            };
+            let settled = match timeout_at(deadline, next).await {
+                Ok(Next::Stage(ended)) => stage_ended(ended),
+                Ok(Next::Letter(letter)) => self.bury(letter),
+                Ok(Next::Buried(buried)) => self.buried(*buried),
+                Ok(Next::Done) => Ok(()),
+                Ok(Next::Nothing) => break,
+                Err(_) => {
+                    log::warn!("agents did not end within {drain:?}: what is on its way comes again");
+                    break;
+                }
+            };
+            if settled.is_err() {
+                self.done.fail();
+            }
+            outcome = first_of(outcome, settled);
+            self.tell();
+            if self.stages.is_empty() && self.letters.is_empty() {
+                break;
+            }
+        }
+        self.tell();
+        // What goes from here on was not done.
+        self.done.fail();
+        self.stages.abort_all();
+        let _ = timeout(ABORT, async { while self.stages.join_next().await.is_some() {} }).await;
+        outcome
+    }
+
+    /// What is done is committed, and the consumer leaves its group.
+    async fn close(mut self) -> Result<()> {
+        let confirmed = self.consumer.confirm_async(true).await;
+        let consumer = self.consumer;
+        let closed = tokio::task::spawn_blocking(move || consumer.close(CLOSE)).await;
+        first_of(confirmed, closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))))
+    }
+}
+
+enum Next {
+    Stage(Result<Result<()>, JoinError>),
+    Letter(Letter),
+    Buried(Box<Result<(Record, Arena, Origins, Result<Delivery>), JoinError>>),
+    Done,
+    Nothing,
+}
+
+fn stage_ended(ended: Result<Result<()>, JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|error| Err(Error::Closed(format!("an agent has failed: {error}"))))
+}
+
+fn undecodable(record: &Record, source: serde_json::Error) -> Error {
+    Error::Undecodable {
+        topic: record.topic().to_owned(),
+        partition: record.partition(),
+        offset: record.offset(),
+        key: record.key().map(excerpt),
+        source,
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("consumer", &self.consumer).field("sinks", &self.sinks).finish_non_exhaustive()
+    }
+}
