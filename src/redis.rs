@@ -84,10 +84,7 @@ impl Connection {
 
 /// A command, or several.
 trait Query: Sync {
-    fn query<T: FromRedisValue>(
-        &self,
-        manager: &mut ConnectionManager,
-    ) -> impl Future<Output = RedisResult<T>> + Send;
+    fn query<T: FromRedisValue>(&self, manager: &mut ConnectionManager) -> impl Future<Output = RedisResult<T>> + Send;
 }
 
 impl Query for Cmd {

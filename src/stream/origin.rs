@@ -91,6 +91,14 @@ impl Origins {
         records
     }
 
+    /// The worker has failed on these: from now on nothing is done any more.
+    pub(super) fn fail(&self) {
+        match self {
+            Self::One(origin) => origin.done.fail(),
+            Self::Many(all) => all.iter().for_each(Self::fail),
+        }
+    }
+
     /// As `topic[partition=first:next,…],…`.
     pub(super) fn reference(&self) -> BatchRef {
         let records = self.records();

@@ -254,7 +254,10 @@ impl<T> Way<T> {
         let error = Error::Handler { batch: origins.reference().to_string(), source };
         // Attempts are the agent's own, see `Agent::retry`.
         match self.shared.policies.after_failure(u32::MAX) {
-            After::Stop | After::Again(_) => Err(End::Failed(error)),
+            After::Stop | After::Again(_) => {
+                origins.fail();
+                Err(End::Failed(error))
+            }
             After::Skip => {
                 log::error!("skipped: {error}");
                 Ok(())

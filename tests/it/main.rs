@@ -53,6 +53,8 @@ mod rebalance;
 mod run_async;
 mod stalls;
 mod stop;
+#[cfg(feature = "stream")]
+mod stream_chains;
 mod support;
 mod topics;
 mod window;
