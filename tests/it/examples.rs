@@ -57,6 +57,9 @@ fn the_examples_run_without_a_broker() {
     if !cfg!(feature = "app") {
         names.retain(|name| name != "event_app");
     }
+    if !cfg!(all(feature = "redis", feature = "stream")) {
+        names.retain(|name| name != "stream_worker");
+    }
     if !cfg!(feature = "export") {
         names.retain(|name| name != "export_to_sqlite");
     }
