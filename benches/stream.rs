@@ -1,0 +1,194 @@
+//! A stream worker with a chain of three agents beside `Consumer::run` that does the same work in one function.
+//!
+//! `bash scripts/bench.sh stream` starts a broker where `KAFKA_BOOTSTRAP_SERVERS` names none. The two take turns, each in
+//! a process of its own: a ratio means something, figures of different runs or machines do not. Reads `/proc`, so it runs
+//! on Linux.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use kafka_envelope::stream::{Agent, Sinks, Whole, Worker};
+use kafka_envelope::{Batch, Consumer, HandlerError, Message, Producer};
+use rdkafka::ClientConfig;
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const WHICH: [&str; 2] = ["worker", "run"];
+const WINDOW: usize = 100;
+
+#[derive(Serialize, Deserialize)]
+struct Reading {
+    sensor: String,
+    celsius: f64,
+    note: String,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy)]
+struct Figures {
+    records_per_second: f64,
+    cpu_seconds_per_million: f64,
+    peak_rss_mib: f64,
+}
+
+fn main() -> Outcome<()> {
+    let brokers = env::var("KAFKA_BOOTSTRAP_SERVERS").map_err(|_| "run it by `bash scripts/bench.sh stream`")?;
+    let records = number("RECORDS", 2_000_000)?;
+    match env::args().skip(1).filter(|word| word != "--bench").collect::<Vec<_>>().as_slice() {
+        [] => compare(&brokers, records, number("ROUNDS", 3)?),
+        [which, topic] => {
+            let seconds = match which.as_str() {
+                "worker" => worker(&brokers, topic, records)?,
+                _ => run(&brokers, topic, records)?,
+            };
+            let figures = Figures {
+                records_per_second: records as f64 / seconds.as_secs_f64(),
+                cpu_seconds_per_million: cpu()?.as_secs_f64() * 1e6 / records as f64,
+                peak_rss_mib: peak_rss_mib()?,
+            };
+            println!("{}", serde_json::to_string(&figures)?);
+            Ok(())
+        }
+        other => Err(format!("no such bench: {other:?}").into()),
+    }
+}
+
+fn number(name: &str, default: u64) -> Outcome<u64> {
+    Ok(env::var(name).map_or(Ok(default), |text| text.parse())?)
+}
+
+fn unique(prefix: &str) -> Outcome<String> {
+    Ok(format!("{prefix}-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos()))
+}
+
+fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
+    let topic = unique("bench-stream")?;
+    load(brokers, &topic, records)?;
+    let mut all: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
+    for _ in 0..rounds {
+        for which in WHICH {
+            let output = Command::new(env::current_exe()?).args([which, &topic]).output()?;
+            if !output.status.success() {
+                return Err(format!("{which}: {}", String::from_utf8_lossy(&output.stderr)).into());
+            }
+            all.entry(which).or_default().push(serde_json::from_slice(&output.stdout)?);
+        }
+    }
+    println!("{records} records, {rounds} rounds: median (lowest to highest)\n");
+    let median = |which: &str, figure: fn(&Figures) -> f64| {
+        let mut values: Vec<f64> = all[which].iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        (values[values.len() / 2], values[0], values[values.len() - 1])
+    };
+    for which in WHICH {
+        let (speed, low, high) = median(which, |figures| figures.records_per_second);
+        let (cpu, ..) = median(which, |figures| figures.cpu_seconds_per_million);
+        let (rss, ..) = median(which, |figures| figures.peak_rss_mib);
+        println!("{which:<8} {speed:>9.0} ({low:.0} to {high:.0}) records/s, {cpu:.2} CPU s per million, {rss:.1} MiB");
+    }
+    let ratio = |figure: fn(&Figures) -> f64| median("worker", figure).0 / median("run", figure).0;
+    let (speed, cpu) = (ratio(|figures| figures.records_per_second), ratio(|figures| figures.cpu_seconds_per_million));
+    println!("\nworker / run: {speed:.2}x records/s, {cpu:.2}x CPU");
+    Ok(())
+}
+
+fn load(brokers: &str, topic: &str, records: u64) -> Outcome<()> {
+    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    for result in futures_executor::block_on(admin.create_topics([&new], &AdminOptions::new()))? {
+        result.map_err(|(topic, code)| format!("{topic}: {code}"))?;
+    }
+    let producer = Producer::new("bench", brokers)?;
+    for number in 0..records {
+        let reading = Reading {
+            sensor: format!("sensor-{:04}", number % 1_000),
+            celsius: 20.0 + (number % 97) as f64 / 10.0,
+            note: "in the shade behind the second greenhouse, where the door is open at noon".into(),
+        };
+        drop(producer.send(topic, &Message::new(reading).id(format!("{}", number % 1_000)))?);
+    }
+    producer.flush(Duration::from_secs(60))?;
+    Ok(())
+}
+
+/// Three agents: one looks at each reading, one gathers windows, one takes their sums.
+fn worker(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
+    let (seen, over) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+    let start = Arc::new(std::sync::OnceLock::new());
+    let clock = Arc::clone(&start);
+    let look = move |reading: Whole<Reading>, _: Sinks| {
+        clock.get_or_init(Instant::now);
+        std::future::ready(Ok::<_, HandlerError>(Some(reading.value.celsius * 1.8 + 32.0)))
+    };
+    let window = |degrees: Vec<f64>, _: Sinks| {
+        std::future::ready(Ok::<_, HandlerError>(Some((degrees.len(), degrees.iter().sum::<f64>()))))
+    };
+    let ended = Arc::clone(&over);
+    let take = move |(count, sum): (usize, f64), _: Sinks| {
+        std::hint::black_box(sum);
+        if seen.fetch_add(count as u64, Ordering::Relaxed) + count as u64 == records {
+            ended.notify_one();
+        }
+        std::future::ready(Ok::<Option<()>, HandlerError>(None))
+    };
+    let worker = Worker::builder::<Reading>(topic, brokers, &unique("bench")?)
+        .whole_envelopes()
+        .agent(Agent::new("look", look))
+        .agent(Agent::batched("window", WINDOW, window).max_age(Duration::from_secs(1)))
+        .agent(Agent::new("take", take))
+        .build()?;
+    let mut at = None;
+    Runtime::new()?.block_on(worker.run_until(async {
+        over.notified().await;
+        at = Some(Instant::now());
+    }))?;
+    Ok(at.ok_or("it ended early")?.duration_since(*start.get().ok_or("nothing came")?))
+}
+
+/// The same work in one function.
+fn run(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
+    let mut consumer = Consumer::builder("bench", brokers, &unique("bench")?).topics([topic]).build()?;
+    let stopper = consumer.stopper();
+    let (mut start, mut seen) = (None, 0);
+    let mut window = Vec::with_capacity(WINDOW);
+    consumer.run(|batch: &Batch<Reading>| {
+        start.get_or_insert_with(Instant::now);
+        for reading in batch {
+            window.push(reading.payload.celsius * 1.8 + 32.0);
+            if window.len() == WINDOW {
+                std::hint::black_box(window.drain(..).sum::<f64>());
+            }
+        }
+        seen += batch.len() as u64;
+        if seen >= records {
+            stopper.stop();
+        }
+        Ok(())
+    })?;
+    Ok(start.ok_or("nothing came")?.elapsed())
+}
+
+/// User and system time of this process.
+fn cpu() -> Outcome<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // The second field is a name in parentheses, which may hold blanks.
+    let (_, fields) = stat.rsplit_once(')').ok_or("no name")?;
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap_or(0)).sum();
+    // 100 a second on every Linux that Rust runs on.
+    Ok(Duration::from_millis(ticks * 10))
+}
+
+fn peak_rss_mib() -> Outcome<f64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).ok_or("no VmHWM")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse::<f64>()? / 1024.0)
+}
