@@ -1,9 +1,12 @@
 //! Gives records to the first agent.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use serde::de::Error as _;
 use tokio::sync::mpsc::Sender;
 
+use crate::error::panic_text;
 use crate::message::Record;
 use crate::stream::origin::Origins;
 use crate::stream::read::Read;
@@ -37,7 +40,11 @@ pub(super) struct Typed<T> {
 
 impl<T: Send + 'static> Feed for Typed<T> {
     fn read(&mut self, record: &Record, origins: &Origins) -> Result<(), serde_json::Error> {
-        for value in (self.read)(record)? {
+        let values = catch_unwind(AssertUnwindSafe(|| (self.read)(record)));
+        let values = values.unwrap_or_else(|panic| {
+            Err(serde_json::Error::custom(format!("the deserializer panicked: {}", panic_text(&*panic))))
+        })?;
+        for value in values {
             let item = Item { value, origins: origins.clone() };
             match self.waiting.back_mut() {
                 Some(Message::Items(items)) if items.len() < CHUNK => items.push(item),

@@ -10,60 +10,76 @@ use crate::consumer::lock;
 use crate::envelope::BatchRef;
 use crate::message::Record;
 
-/// The records that one element came from. Cheap to clone; where the last clone goes, they are done.
+/// Where one element came from: a record, or those of a batch. Cheap to clone, for elements that are made of one.
+///
+/// A record is done once [`Origins::done`] was said of all its elements. An element that is only dropped is lost, by a
+/// failure or the worker's end: its records are not done, and come again.
 #[derive(Clone, Debug)]
-pub(super) enum Origins {
+pub(super) struct Origins(Option<Source>);
+
+#[derive(Clone, Debug)]
+enum Source {
     One(Arc<Origin>),
-    /// Those of a batch.
-    Many(Arc<[Origins]>),
+    Many(Arc<Merged>),
 }
 
 /// A record that something is left of.
-pub(super) struct Origin {
+struct Origin {
     record: Record,
     done: Arc<Done>,
+    is_lost: AtomicBool,
 }
 
-/// The records that are done, until somebody takes them.
+/// Elements that became one.
+#[derive(Debug)]
+struct Merged {
+    all: Vec<Origins>,
+    is_lost: AtomicBool,
+}
+
+/// The records of which nothing is left, until somebody takes them.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    records: Mutex<Vec<(u64, i64)>>,
+    ended: Mutex<Ended>,
     changed: Notify,
-    /// The worker has failed: what goes now is not done.
-    has_failed: AtomicBool,
+}
+
+/// Records of which nothing is left.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// The ownership of each.
+    pub(super) tags: Vec<u64>,
+    /// Those that are done: ownerships and offsets.
+    pub(super) done: Vec<(u64, i64)>,
 }
 
 impl Done {
     /// A record begins.
     pub(super) fn origin(self: &Arc<Self>, record: Record) -> Origins {
-        Origins::One(Arc::new(Origin { record, done: Arc::clone(self) }))
+        let origin = Origin { record, done: Arc::clone(self), is_lost: AtomicBool::new(false) };
+        Origins(Some(Source::One(Arc::new(origin))))
     }
 
-    /// What is done since the last time: ownerships and offsets.
-    pub(super) fn take(&self) -> Vec<(u64, i64)> {
-        std::mem::take(&mut lock(&self.records))
+    /// What has ended since the last time.
+    pub(super) fn take(&self) -> Ended {
+        std::mem::take(&mut lock(&self.ended))
     }
 
     /// Waits until there is something to take.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
-
-    /// From now on nothing is done any more.
-    pub(super) fn fail(&self) {
-        self.has_failed.store(true, Ordering::Release);
-    }
 }
 
 impl Drop for Origin {
     fn drop(&mut self) {
-        if self.done.has_failed.load(Ordering::Acquire) {
-            return;
-        }
         let is_first = {
-            let mut records = lock(&self.done.records);
-            records.push((self.record.tag(), self.record.offset()));
-            records.len() == 1
+            let mut ended = lock(&self.done.ended);
+            ended.tags.push(self.record.tag());
+            if !*self.is_lost.get_mut() {
+                ended.done.push((self.record.tag(), self.record.offset()));
+            }
+            ended.tags.len() == 1
         };
         if is_first {
             self.done.changed.notify_one();
@@ -71,12 +87,42 @@ impl Drop for Origin {
     }
 }
 
+impl Drop for Merged {
+    fn drop(&mut self) {
+        if !*self.is_lost.get_mut() {
+            self.all.drain(..).for_each(Origins::done);
+        }
+    }
+}
+
+impl Drop for Origins {
+    fn drop(&mut self) {
+        // The count of the last clone that goes orders this before it is read.
+        match &self.0 {
+            Some(Source::One(origin)) => origin.is_lost.store(true, Ordering::Relaxed),
+            Some(Source::Many(merged)) => merged.is_lost.store(true, Ordering::Relaxed),
+            None => {}
+        }
+    }
+}
+
 impl Origins {
+    /// Those of elements that become one.
+    pub(super) fn merged(all: Vec<Self>) -> Self {
+        Self(Some(Source::Many(Arc::new(Merged { all, is_lost: AtomicBool::new(false) }))))
+    }
+
+    /// Nothing is to be done any more with this element.
+    pub(super) fn done(mut self) {
+        self.0 = None;
+    }
+
     /// The records, each as often as elements of it are in the batch.
-    pub(super) fn each(&self, call: &mut impl FnMut(&Record)) {
-        match self {
-            Self::One(origin) => call(&origin.record),
-            Self::Many(all) => all.iter().for_each(|origins| origins.each(call)),
+    fn each(&self, call: &mut impl FnMut(&Record)) {
+        match &self.0 {
+            Some(Source::One(origin)) => call(&origin.record),
+            Some(Source::Many(merged)) => merged.all.iter().for_each(|origins| origins.each(call)),
+            None => {}
         }
     }
 
@@ -89,14 +135,6 @@ impl Origins {
         });
         records.dedup_by_key(|record| (record.partition(), record.offset()));
         records
-    }
-
-    /// The worker has failed on these: from now on nothing is done any more.
-    pub(super) fn fail(&self) {
-        match self {
-            Self::One(origin) => origin.done.fail(),
-            Self::Many(all) => all.iter().for_each(Self::fail),
-        }
     }
 
     /// As `topic[partition=first:next,…],…`.

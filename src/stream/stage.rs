@@ -92,7 +92,11 @@ where
 
 /// Takes what the last agent gives: it is done.
 pub(super) async fn sink<T: Send + 'static>(mut input: Receiver<Message<T>>) {
-    while input.recv().await.is_some() {}
+    while let Some(message) = input.recv().await {
+        if let Message::Items(items) = message {
+            items.into_iter().for_each(|item| item.origins.done());
+        }
+    }
 }
 
 async fn each<In, Out>(
@@ -155,7 +159,7 @@ impl<In> Batch<In> {
     fn take(&mut self) -> (Vec<In>, Origins) {
         (self.first, self.last) = (None, None);
         let origins = std::mem::take(&mut self.origins);
-        (std::mem::take(&mut self.values), Origins::Many(origins.into()))
+        (std::mem::take(&mut self.values), Origins::merged(origins))
     }
 }
 
@@ -219,12 +223,13 @@ impl<T> Way<T> {
             Err(panic) => return self.failed(format!("it panicked: {}", panic_text(&*panic)).into(), origins).await,
         };
         match outputs {
-            Outputs::None => {}
+            Outputs::None => origins.done(),
             Outputs::One(value) => self.push(value, origins).await?,
             Outputs::Many(values) => {
                 for value in values {
                     self.push(value, origins.clone()).await?;
                 }
+                origins.done();
             }
         }
         Ok(())
@@ -255,11 +260,13 @@ impl<T> Way<T> {
         // Attempts are the agent's own, see `Agent::retry`.
         match self.shared.policies.after_failure(u32::MAX) {
             After::Stop | After::Again(_) => {
-                origins.fail();
+                // What was made before goes on.
+                let _ = self.send().await;
                 Err(End::Failed(error))
             }
             After::Skip => {
                 log::error!("skipped: {error}");
+                origins.done();
                 Ok(())
             }
             After::Bury => self.shared.letters.send(Letter { origins, error }).await.map_err(|_| End::Gone),

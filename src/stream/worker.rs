@@ -1,6 +1,7 @@
 //! A worker that runs: it reads, keeps count of what is done, and ends in order.
 
 use std::fmt;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::consumer::{After, Consumer, Flow, Health, Policies, Tally, first_of};
 use crate::error::{Error, Result};
@@ -18,12 +19,14 @@ use crate::message::record::{Parts, Record};
 use crate::producer::Delivery;
 use crate::stream::builder::{Start, WorkerBuilder};
 use crate::stream::feed::Feed;
-use crate::stream::origin::{Done, Origins};
+use crate::stream::origin::{Done, Ended, Origins};
 use crate::stream::sinks::Sinks;
 use crate::stream::stage::{Letter, Shared};
 
 /// The most records that are taken at once.
 const TAKE: usize = 500;
+/// So many dead letters may be on their way before no more records are taken.
+const LETTERS: usize = 1000;
 /// How long the client's end may take.
 const CLOSE: Duration = Duration::from_secs(5);
 /// How long the end waits for agents that were given up to be dropped.
@@ -100,6 +103,9 @@ impl Worker {
     }
 }
 
+/// A dead letter's record, where it came from, and what became of it.
+type Buried = (Arena, Origins, Result<Delivery>);
+
 /// A worker at work.
 struct Run {
     consumer: Consumer,
@@ -109,7 +115,7 @@ struct Run {
     feed: Option<Box<dyn Feed>>,
     stages: JoinSet<Result<()>>,
     given_up: Receiver<Letter>,
-    letters: JoinSet<(Record, Arena, Origins, Result<Delivery>)>,
+    letters: JoinSet<Buried>,
     done: Arc<Done>,
 }
 
@@ -119,7 +125,8 @@ impl Run {
         loop {
             self.tell();
             let Self { consumer, feed: Some(feed), stages, given_up, letters, done, .. } = self else { return Ok(()) };
-            let is_free = feed.is_empty();
+            let is_empty = feed.is_empty();
+            let is_free = is_empty && letters.len() < LETTERS;
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 Some(ended) = stages.join_next() => stage_ended(ended)?,
@@ -127,7 +134,7 @@ impl Run {
                 Some(letter) = given_up.recv() => self.bury(letter)?,
                 Some(buried) = letters.join_next() => self.buried(buried)?,
                 // Where the first agent has ended, its error comes.
-                _ = feed.send(), if !is_free => {}
+                _ = feed.send(), if !is_empty => {}
                 flow = consumer.flow(if is_free { TAKE } else { 0 }) => match flow? {
                     Flow::Records(arena) => self.accept(arena)?,
                     Flow::Revoking => feed.flush(),
@@ -146,19 +153,22 @@ impl Run {
             let origins = self.done.origin(record.clone());
             // A tombstone, or nothing, as everywhere in this crate: it is done.
             if record.value().is_none_or(<[u8]>::is_empty) {
+                origins.done();
                 continue;
             }
             let Some(feed) = &mut self.feed else { return Ok(()) };
-            if let Err(source) = feed.read(&record, &origins) {
-                let error = undecodable(&record, source);
-                match self.policies.after_unreadable() {
-                    After::Stop | After::Again(_) => {
-                        self.done.fail();
-                        return Err(error);
-                    }
-                    After::Skip => Consumer::log_skip(&record.to_arena(1), &error),
-                    After::Bury => self.bury(Letter { origins, error })?,
+            let Err(source) = feed.read(&record, &origins) else {
+                origins.done();
+                continue;
+            };
+            let error = undecodable(&record, source);
+            match self.policies.after_unreadable() {
+                After::Stop | After::Again(_) => return Err(error),
+                After::Skip => {
+                    Consumer::log_skip(&record.to_arena(1), &error);
+                    origins.done();
                 }
+                After::Bury => self.bury(Letter { origins, error })?,
             }
         }
         self.consumer.recycle(arena);
@@ -169,77 +179,65 @@ impl Run {
     fn bury(&mut self, Letter { origins, error }: Letter) -> Result<()> {
         for record in origins.records() {
             let arena = record.to_arena(1);
-            let letter = self.consumer.bury(&arena, &error).inspect_err(|_| self.done.fail())?;
+            let letter = self.consumer.bury(&arena, &error)?;
             let origins = origins.clone();
-            self.letters.spawn(async move { (record, arena, origins, letter.await) });
+            self.letters.spawn(async move { (arena, origins, letter.await) });
         }
+        origins.done();
         Ok(())
     }
 
-    fn buried(&mut self, buried: Result<(Record, Arena, Origins, Result<Delivery>), JoinError>) -> Result<()> {
-        let (_, arena, origins, outcome) = buried.map_err(|error| Error::Closed(error.to_string()))?;
-        let buried = self.consumer.buried(&arena, outcome);
-        if buried.is_err() {
-            self.done.fail();
-        }
-        drop(origins);
-        buried
+    fn buried(&mut self, buried: Result<Buried, JoinError>) -> Result<()> {
+        let (arena, origins, outcome) = buried.map_err(|error| Error::Closed(error.to_string()))?;
+        self.consumer.buried(&arena, outcome)?;
+        origins.done();
+        Ok(())
     }
 
     /// Tells the consumer what is done.
     fn tell(&mut self) {
-        let done = self.done.take();
-        let ended: Vec<_> = done.iter().map(|(tag, _)| *tag).collect();
-        self.tally.end(&ended, &done);
+        let Ended { tags, done } = self.done.take();
+        self.tally.end(&tags, &done);
     }
 
     /// What is on its way goes through the chain, but for no longer than this.
     async fn finish(&mut self, drain: Duration) -> Result<()> {
-        let deadline = Instant::now() + drain;
-        // The first agent sees the end of its input once what waits has gone, and then the next.
+        let since = Instant::now();
         let mut outcome = Ok(());
-        while let Some(feed) = self.feed.as_mut().filter(|feed| !feed.is_empty()) {
-            match timeout_at(deadline, feed.send()).await {
-                Ok(true) => {}
-                Ok(false) | Err(_) => break,
-            }
-            self.tell();
-        }
-        self.feed = None;
         loop {
-            let Self { stages, given_up, letters, done, .. } = self;
+            self.tell();
+            // The first agent sees the end of its input once what waits has gone, and then the next.
+            self.feed = self.feed.take().filter(|feed| !feed.is_empty());
+            let Self { feed, stages, given_up, letters, done, .. } = self;
+            if stages.is_empty() && letters.is_empty() && given_up.is_empty() {
+                break;
+            }
             let next = async {
                 tokio::select! {
                     Some(ended) = stages.join_next() => Next::Stage(ended),
                     Some(letter) = given_up.recv() => Next::Letter(letter),
                     Some(buried) = letters.join_next() => Next::Buried(Box::new(buried)),
+                    is_sent = sent(feed) => if is_sent { Next::Done } else { Next::Nobody },
                     () = done.changed() => Next::Done,
-                    else => Next::Nothing,
                 }
             };
-            let settled = match timeout_at(deadline, next).await {
+            let settled = match timeout(drain.saturating_sub(since.elapsed()), next).await {
                 Ok(Next::Stage(ended)) => stage_ended(ended),
                 Ok(Next::Letter(letter)) => self.bury(letter),
                 Ok(Next::Buried(buried)) => self.buried(*buried),
                 Ok(Next::Done) => Ok(()),
-                Ok(Next::Nothing) => break,
+                Ok(Next::Nobody) => {
+                    self.feed = None;
+                    Ok(())
+                }
                 Err(_) => {
                     log::warn!("agents did not end within {drain:?}: what is on its way comes again");
                     break;
                 }
             };
-            if settled.is_err() {
-                self.done.fail();
-            }
             outcome = first_of(outcome, settled);
-            self.tell();
-            if self.stages.is_empty() && self.letters.is_empty() {
-                break;
-            }
         }
-        self.tell();
-        // What goes from here on was not done.
-        self.done.fail();
+        self.feed = None;
         self.stages.abort_all();
         let _ = timeout(ABORT, async { while self.stages.join_next().await.is_some() {} }).await;
         outcome
@@ -257,9 +255,18 @@ impl Run {
 enum Next {
     Stage(Result<Result<()>, JoinError>),
     Letter(Letter),
-    Buried(Box<Result<(Record, Arena, Origins, Result<Delivery>), JoinError>>),
+    Buried(Box<Result<Buried, JoinError>>),
+    /// Something has moved on.
     Done,
-    Nothing,
+    /// The first agent has ended.
+    Nobody,
+}
+
+async fn sent(feed: &mut Option<Box<dyn Feed>>) -> bool {
+    match feed {
+        Some(feed) => feed.send().await,
+        None => pending().await,
+    }
 }
 
 fn stage_ended(ended: Result<Result<()>, JoinError>) -> Result<()> {
