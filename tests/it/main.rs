@@ -55,6 +55,12 @@ mod stalls;
 mod stop;
 #[cfg(feature = "stream")]
 mod stream_chains;
+#[cfg(feature = "stream")]
+mod stream_faults;
+#[cfg(feature = "stream")]
+mod stream_policies;
+#[cfg(feature = "stream")]
+mod stream_vectors;
 mod support;
 mod topics;
 mod window;

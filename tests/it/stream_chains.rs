@@ -3,43 +3,17 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kafka_envelope::stream::{Agent, Sinks, Worker, WorkerBuilder};
+use kafka_envelope::stream::{Agent, Sinks};
 use kafka_envelope::{Error, HandlerError};
 use serde_json::Value;
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, block_in_place};
 
-use super::support::{committed, create_topic, eventually, produce_raw_batch, shared_broker, unique};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A worker that runs until it is stopped.
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-impl Running {
-    fn start(worker: Worker) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        Self { stop, task: tokio::spawn(worker.run_until(async { drop(stopped.await) })) }
-    }
-
-    async fn stop(self) -> Result<(), Error> {
-        let _ = self.stop.send(());
-        self.task.await.unwrap()
-    }
-}
+use super::support::stream::{Running, committed, soon, topic_of, worker};
 
 /// What agents saw, in order.
 type Seen = Arc<Mutex<Vec<Value>>>;
 
 fn seen(all: &Seen) -> Vec<Value> {
     all.lock().unwrap().clone()
-}
-
-fn soon<T>(what: &str, poll: impl FnMut() -> Option<T>) -> T {
-    block_in_place(|| eventually(PATIENCE, what, poll))
 }
 
 /// An agent that notes what it gets and passes it on.
@@ -60,24 +34,13 @@ fn batching(all: &Seen, size: usize) -> Agent<Value, Value> {
     })
 }
 
-fn topic_of(records: &[&str]) -> String {
-    let topic = create_topic(shared_broker(), 1);
-    produce_raw_batch(shared_broker(), &topic, records.iter().map(|value| (0, None::<&str>, Some(*value))));
-    topic
-}
-
-fn worker(topic: &str) -> (String, WorkerBuilder<Value>) {
-    let group = unique("worker");
-    (group.clone(), Worker::builder(topic, shared_broker(), &group))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn elements_go_through_the_chain_one_by_one() {
-    let topic = topic_of(&["[1, 2, 3]", "{\"a\": 1, \"b\": 2}", "\"xy\"", "[]", "[[4]]"]);
+    let topic = topic_of(["[1, 2, 3]", "{\"a\": 1, \"b\": 2}", "\"xy\"", "[]", "[[4]]"]);
     let (first, last) = (Seen::default(), Seen::default());
     let (group, builder) = worker(&topic);
     let running = Running::start(builder.agent(noting(&first)).agent(noting(&last)).build().unwrap());
-    soon("all is committed", || (committed(shared_broker(), &group, &topic, 0) == Some(5)).then_some(()));
+    soon("all is committed", || (committed(&group, &topic) == Some(5)).then_some(()));
     running.stop().await.unwrap();
     let expected: Value = serde_json::from_str(r#"[1, 2, 3, "a", "b", "x", "y", [4]]"#).unwrap();
     assert_eq!((Value::Array(seen(&first)), Value::Array(seen(&last))), (expected.clone(), expected));
@@ -86,27 +49,27 @@ async fn elements_go_through_the_chain_one_by_one() {
 /// Full: at once, and not a message late. What is left of it waits uncommitted, and the end releases it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_released_when_it_is_full_and_at_the_end() {
-    let topic = topic_of(&["[1, 2, 3]", "[4, 5]"]);
+    let topic = topic_of(["[1, 2, 3]", "[4, 5]"]);
     let (batches, last) = (Seen::default(), Seen::default());
     let (group, builder) = worker(&topic);
     let running = Running::start(builder.agent(batching(&batches, 3)).agent(noting(&last)).build().unwrap());
     soon("the first is released", || (seen(&last).len() == 1).then_some(()));
-    soon("its record is committed", || (committed(shared_broker(), &group, &topic, 0) == Some(1)).then_some(()));
+    soon("its record is committed", || (committed(&group, &topic) == Some(1)).then_some(()));
     running.stop().await.unwrap();
     let expected: Value = serde_json::from_str("[[1, 2, 3], [4, 5]]").unwrap();
     assert_eq!(Value::Array(seen(&batches)), expected);
-    assert_eq!(committed(shared_broker(), &group, &topic, 0), Some(2));
+    assert_eq!(committed(&group, &topic), Some(2));
 }
 
 /// By its timeout, which starts again with each message.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_released_when_its_time_is_up() {
-    let topic = topic_of(&["[1, 2]"]);
+    let topic = topic_of(["[1, 2]"]);
     let batches = Seen::default();
     let (group, builder) = worker(&topic);
     let agent = batching(&batches, 100).timeout(Duration::from_millis(200));
     let running = Running::start(builder.agent(agent).build().unwrap());
-    soon("it is committed", || (committed(shared_broker(), &group, &topic, 0) == Some(1)).then_some(()));
+    soon("it is committed", || (committed(&group, &topic) == Some(1)).then_some(()));
     assert_eq!(seen(&batches).len(), 1);
     running.stop().await.unwrap();
 }
@@ -114,15 +77,15 @@ async fn a_batch_is_released_when_its_time_is_up() {
 /// The first failure ends the worker with its error, and nothing of its record is committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_agent_stops_the_worker() {
-    let topic = topic_of(&["[1]", "[2]", "[3]"]);
+    let topic = topic_of(["[1]", "[2]", "[3]"]);
     let (group, builder) = worker(&topic);
     let failing = Agent::new("failing", |value: u64, _: Sinks| async move {
         if value == 2 { Err("no".into()) } else { Ok::<_, HandlerError>(Some(value)) }
     });
     let builder = builder.agent(Agent::new("number", |value: Value, _: Sinks| async move { Ok(value.as_u64()) }));
     let running = Running::start(builder.agent(failing).build().unwrap());
-    let error = tokio::time::timeout(PATIENCE, running.task).await.unwrap().unwrap().unwrap_err();
+    let error = running.failed().await;
     assert!(matches!(&error, Error::Handler { .. }), "{error}");
     assert!(error.to_string().contains(&format!("{topic}[0=1:2]: agent `failing`: no")), "{error}");
-    assert_eq!(committed(shared_broker(), &group, &topic, 0), Some(1));
+    assert_eq!(committed(&group, &topic), Some(1));
 }

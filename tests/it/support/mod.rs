@@ -18,6 +18,8 @@ pub(crate) mod logs;
 pub(crate) mod names;
 #[cfg(all(feature = "app", feature = "redis"))]
 pub(crate) mod redis;
+#[cfg(feature = "stream")]
+pub(crate) mod stream;
 pub(crate) mod worker;
 
 #[allow(unused_imports)]
