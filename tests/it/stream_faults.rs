@@ -19,6 +19,7 @@ type Number = (i32, u32);
 
 #[derive(Serialize, Deserialize)]
 struct Config {
+    bootstrap: String,
     topic: String,
     group: String,
     size: usize,
@@ -58,7 +59,7 @@ fn telling(call: impl Fn(Number) + Send + Sync + 'static) -> Agent<Number, Numbe
 #[test]
 fn a_worker() {
     let Some(config) = Worker::arguments::<Config>("stream_faults::a_worker") else { return };
-    let worker = StreamWorker::builder::<Number>(&config.topic, shared_broker(), &config.group)
+    let worker = StreamWorker::builder::<Number>(&config.topic, &config.bootstrap, &config.group)
         .config([("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")])
         .agent(telling(|number| emit(&Line::Got(number))))
         .agent(batching(config.size, config.age, |numbers| emit(&Line::Handled(numbers))))
@@ -87,7 +88,8 @@ fn what_waits_in_batches_comes_again_after_a_kill() {
     const ALL: u32 = 500;
     let (topic, group) = (create_topic(shared_broker(), 1), unique("group"));
     produce(&topic, 1, 0, ALL);
-    let config = Config { topic: topic.clone(), group: group.clone(), size: 300, age: None };
+    let config =
+        Config { bootstrap: shared_broker().into(), topic: topic.clone(), group: group.clone(), size: 300, age: None };
     let comes = |worker: &Worker| {
         let (mut first, mut numbers) = (None, HashSet::new());
         loop {
@@ -127,7 +129,13 @@ fn what_waits_in_batches_comes_again_after_a_kill() {
 fn of_three_workers_one_is_killed_and_one_added() {
     const PARTITIONS: i32 = 6;
     let (topic, group) = (create_topic(shared_broker(), PARTITIONS), unique("group"));
-    let config = Config { topic: topic.clone(), group: group.clone(), size: 7, age: Some(Duration::from_millis(100)) };
+    let config = Config {
+        bootstrap: shared_broker().into(),
+        topic: topic.clone(),
+        group: group.clone(),
+        size: 7,
+        age: Some(Duration::from_millis(100)),
+    };
     let start = || Worker::spawn("stream_faults::a_worker", &config);
     let mut workers = vec![start(), start(), start()];
     let mut all: Vec<Vec<Number>> = vec![Vec::new(); 3];
