@@ -241,7 +241,7 @@ pub mod low_level;
 mod message;
 mod native;
 pub mod producer;
-#[cfg(any(feature = "app", feature = "export"))]
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 mod python;
 #[cfg(all(feature = "redis", any(feature = "app", feature = "stream")))]
 mod redis;

@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use crate::app::emitter::{EVENT_ID, Shared};
 use crate::app::form::Form;
-use crate::app::json;
 use crate::app::read::{Said, read};
 use crate::app::responses::{BATCH, Keep, Response, Responses};
 use crate::app::task::Route;
@@ -18,6 +17,7 @@ use crate::consumer::{Consumer, Tally, caught};
 use crate::error::{Result, panic_text};
 use crate::message::arena::Arena;
 use crate::message::record::Parts;
+use crate::python::json;
 
 /// So many bytes may be on their way to the cache; then reading waits for it, but not for long, and not again before it is
 /// quicker: those who wait in this process come first.

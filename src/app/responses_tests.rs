@@ -24,7 +24,7 @@ fn response(topic: &str, event: &str, event_id: &str) -> Response {
         topic: topic.to_owned(),
         event: event.to_owned(),
         event_id: event_id.to_owned(),
-        kept: Some(crate::app::json::recode(&message).unwrap()),
+        kept: Some(crate::python::json::recode(&message).unwrap()),
         message: message.into_bytes(),
     }
 }

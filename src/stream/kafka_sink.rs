@@ -6,9 +6,30 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::producer::{Delivery, Producer, RawRecord};
-use crate::stream::sinks::{Sink, Sinks};
+use crate::python::json;
+use crate::stream::sinks::{Sink, Sinks, check_id};
 
-/// A Kafka cluster as a sink. Messages are plain JSON, as Python's `json.dumps` writes it.
+const NO_CONFIG: [(&str, &str); 0] = [];
+
+/// A Kafka cluster as a sink, the worker's own or another. Messages are plain JSON, as Python's `json.dumps` writes it:
+/// `{"a": 1.0}`, with `\uXXXX` for what is not ASCII.
+///
+/// ```
+/// use kafka_envelope::HandlerError;
+/// use kafka_envelope::stream::{Agent, KafkaSink, Sinks, Worker};
+///
+/// async fn store(reading: u64, sinks: Sinks) -> Result<Option<()>, HandlerError> {
+///     sinks.kafka("archive").send("readings", &reading).await?;
+///     Ok(None)
+/// }
+///
+/// let worker = Worker::builder("readings", "localhost:9092", "archiving")
+///     .sink(KafkaSink::new("archive", "elsewhere:9092")?)
+///     .sink(KafkaSink::with_config("bulk", "elsewhere:9092", [("linger.ms", "50")])?)
+///     .agent(Agent::new("store", store))
+///     .build()?;
+/// # Ok::<(), kafka_envelope::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct KafkaSink {
     id: String,
@@ -16,30 +37,48 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
-    /// A sink of this id, on these brokers.
+    /// A sink of this id, on these brokers. It connects in the background.
     ///
     /// # Errors
-    /// As [`ProducerBuilder::build`](crate::ProducerBuilder::build).
+    /// As [`KafkaSink::with_config`].
     pub fn new(id: impl Into<String>, brokers: &str) -> Result<Self> {
+        Self::with_config(id, brokers, NO_CONFIG)
+    }
+
+    /// The same with librdkafka properties, which stand over the defaults, the properties file and the environment.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]: the id is empty; otherwise as [`ProducerBuilder::build`](crate::ProducerBuilder::build).
+    pub fn with_config<K: Into<String>, V: Into<String>>(
+        id: impl Into<String>,
+        brokers: &str,
+        properties: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self> {
         let id = id.into();
+        check_id(&id)?;
         // A peer as pip installs it reads nothing else.
-        let producer = Producer::builder(&id, brokers).for_python().build()?;
+        let producer = Producer::builder(&id, brokers).for_python().config(properties).build()?;
         Ok(Self { id, producer })
     }
 
-    /// Sends a message and waits until it is acknowledged.
+    /// Sends a message and waits until every in-sync replica has it.
     ///
     /// # Errors
-    /// [`Error::Encode`], and those of a producer.
+    /// - [`Error::Encode`]: the message cannot be written as JSON. [`Error::Setting`] of `message`: it is null, which
+    ///   the Python library does not send.
+    /// - As [`Producer::produce`].
     pub async fn send<T: Serialize + ?Sized>(&self, topic: &str, message: &T) -> Result<Delivery> {
-        let value = serde_json::to_vec(message).map_err(|source| Error::Encode { source })?;
+        let value = json::write(message).map_err(|source| Error::Encode { source })?;
+        if value == b"null" {
+            return Err(Error::setting("message", "is null"));
+        }
         self.send_bytes(topic, &value).await
     }
 
     /// The same with a value as it is.
     ///
     /// # Errors
-    /// Those of a producer.
+    /// As [`Producer::produce`].
     pub async fn send_bytes(&self, topic: &str, value: &[u8]) -> Result<Delivery> {
         let no_headers: [(&str, Option<&[u8]>); 0] = [];
         let headers = no_headers.into_iter();
@@ -60,7 +99,7 @@ impl Sink for KafkaSink {
     }
 }
 
-/// The Kafka sink of an id, if there is one.
+/// The Kafka sink of an id, if there is one; see [`Sinks::kafka`].
 #[derive(Debug)]
 pub struct Kafka<'a>(Result<&'a KafkaSink>);
 
@@ -79,5 +118,13 @@ impl Kafka<'_> {
     /// As there, and [`Error::Setting`] where there is no such sink.
     pub async fn send<T: Serialize + ?Sized>(self, topic: &str, message: &T) -> Result<Delivery> {
         self.0?.send(topic, message).await
+    }
+
+    /// As [`KafkaSink::send_bytes`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::Setting`] where there is no such sink.
+    pub async fn send_bytes(self, topic: &str, value: &[u8]) -> Result<Delivery> {
+        self.0?.send_bytes(topic, value).await
     }
 }

@@ -1,20 +1,61 @@
 //! Where agents send what they have made.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, Result};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-/// Something that agents send to, by its id: [`KafkaSink`](crate::stream::KafkaSink),
-/// [`RedisSink`](crate::stream::RedisSink), or one's own.
+use crate::consumer::{caught, first_of};
+use crate::error::{Error, Result, panic_text};
+
+/// How much longer than it may a sink's end is waited for.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Something that agents send to, by its id: a [`KafkaSink`](crate::stream::KafkaSink), a `RedisSink` (feature `redis`),
+/// or one's own, which [`Sinks::get`] finds.
+///
+/// An agent waits until the sink has what it sends: what came of a record may be committed once the agent returned `Ok`.
+///
+/// ```
+/// use std::sync::Mutex;
+/// use std::time::Duration;
+///
+/// use kafka_envelope::stream::{Agent, Sink, Sinks, Worker};
+/// use kafka_envelope::{Error, HandlerError};
+///
+/// /// Keeps the sum.
+/// struct Total(Mutex<u64>);
+///
+/// impl Sink for Total {
+///     fn id(&self) -> &str {
+///         "total"
+///     }
+///
+///     async fn close(&self, _: Duration) -> Result<(), Error> {
+///         Ok(())
+///     }
+/// }
+///
+/// async fn add(reading: u64, sinks: Sinks) -> Result<Option<()>, HandlerError> {
+///     let total = sinks.get::<Total>("total")?;
+///     *total.0.lock().map_err(|_| "the sum is lost")? += reading;
+///     Ok(None)
+/// }
+///
+/// let worker = Worker::builder("readings", "localhost:9092", "adding")
+///     .sink(Total(Mutex::default()))
+///     .agent(Agent::new("add", add))
+///     .build()?;
+/// # Ok::<(), Error>(())
+/// ```
 pub trait Sink: Send + Sync + 'static {
     /// The connection's id.
     fn id(&self) -> &str;
 
-    /// The worker has ended: what is on its way is to arrive within this time.
+    /// The agents have ended: what is on its way is to arrive within this time, after which the worker waits no longer.
     ///
     /// # Errors
     /// Some of it has not.
@@ -48,24 +89,20 @@ impl<S: Sink> AnySink for S {
 
 /// The sinks of a worker, for its agents. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Sinks(Arc<HashMap<String, Box<dyn AnySink>>>);
+pub struct Sinks(Arc<Vec<Box<dyn AnySink>>>);
 
 impl Sinks {
     /// # Errors
     /// [`Error::Setting`]: two with one id, or one without.
     pub(super) fn new(sinks: Vec<Box<dyn AnySink>>) -> Result<Self> {
-        let mut all = HashMap::new();
-        for sink in sinks {
-            let id = sink.id().to_owned();
-            if id.is_empty() {
-                return Err(Error::setting("sink", "the id is empty"));
-            }
-            if all.contains_key(&id) {
+        for (index, sink) in sinks.iter().enumerate() {
+            let id = sink.id();
+            check_id(id)?;
+            if sinks[..index].iter().any(|other| other.id() == id) {
                 return Err(Error::setting("sink", format!("there are two of the id `{id}`")));
             }
-            all.insert(id, sink);
         }
-        Ok(Self(Arc::new(all)))
+        Ok(Self(Arc::new(sinks)))
     }
 
     /// The sink with this id.
@@ -73,23 +110,44 @@ impl Sinks {
     /// # Errors
     /// [`Error::Setting`]: there is none, or it is of another type.
     pub fn get<S: Sink>(&self, id: &str) -> Result<&S> {
-        let sink = self.0.get(id).ok_or_else(|| Error::setting("sink", format!("there is none of the id `{id}`")))?;
+        let sink = self.0.iter().find(|sink| sink.id() == id);
+        let sink = sink.ok_or_else(|| Error::setting("sink", format!("there is none of the id `{id}`")))?;
         // Of the sink itself, not of the box.
         let sink = (**sink).as_any().downcast_ref();
         sink.ok_or_else(|| Error::setting("sink", format!("the one of the id `{id}` is of another kind")))
     }
 
-    pub(super) async fn close(&self, timeout: Duration) -> Result<()> {
+    /// Closes all at once.
+    pub(super) async fn close(&self, within: Duration) -> Result<()> {
+        let mut closing = JoinSet::new();
+        for index in 0..self.0.len() {
+            let sinks = self.clone();
+            closing.spawn(async move {
+                let Some(sink) = sinks.0.get(index) else { return Ok(()) };
+                // Its own time is up first.
+                let closed = timeout(within + GRACE, caught((**sink).close(within))).await;
+                let failed = |why: &str| Err(Error::Closed(format!("the sink `{}` {why}", sink.id())));
+                match closed {
+                    Ok(Ok(closed)) => closed,
+                    Ok(Err(panic)) => failed(&format!("panicked: {}", panic_text(&*panic))),
+                    Err(_) => failed(&format!("did not close within {within:?}")),
+                }
+            });
+        }
         let mut outcome = Ok(());
-        for sink in self.0.values() {
-            outcome = crate::consumer::first_of(outcome, (**sink).close(timeout).await);
+        while let Some(closed) = closing.join_next().await {
+            outcome = first_of(outcome, closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))));
         }
         outcome
     }
 }
 
+pub(super) fn check_id(id: &str) -> Result<()> {
+    if id.is_empty() { Err(Error::setting("sink", "the id is empty")) } else { Ok(()) }
+}
+
 impl fmt::Debug for Sinks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.0.iter().map(|sink| sink.id())).finish()
     }
 }

@@ -1,4 +1,7 @@
-//! Numbers as Python spells them.
+//! What Python writes: numbers, and JSON.
+
+#[cfg(any(feature = "app", feature = "stream"))]
+pub(crate) mod json;
 
 use std::borrow::Cow;
 
