@@ -56,10 +56,11 @@ impl Connection {
         self.twice(command).await
     }
 
-    /// Runs several in one go.
+    /// Runs several in one go. Those behind one that fails are run all the same: their answers, errors among them, where
+    /// the commands are told to ignore these.
     ///
     /// # Errors
-    /// [`Error::Redis`].
+    /// [`Error::Redis`]: there is no connection, or it was lost.
     pub(crate) async fn run_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T> {
         self.twice(commands).await
     }

@@ -304,7 +304,7 @@ impl ConsumerBuilder {
         if self.commit == (Commit::Overlapped { max_batches: 0 }) {
             return Err(Error::setting("commit", "max_batches must be at least 1"));
         }
-        self.on_error.backoff.check()?;
+        self.on_error.backoff.check("on_error")?;
         if self.stall_timeout.is_zero() {
             return Err(Error::setting("stall_timeout", "must be more than 0"));
         }

@@ -139,8 +139,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    pub(super) fn check(&self) -> Result<()> {
-        let refuse = |what| Err(Error::setting("on_error", what));
+    pub(crate) fn check(&self, key: &str) -> Result<()> {
+        let refuse = |what| Err(Error::setting(key, what));
         if self.attempts == 0 {
             return refuse("`attempts` must be at least 1");
         }
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused() {
-        assert!(Backoff::default().check().is_ok());
+        assert!(Backoff::default().check("on_error").is_ok());
         let refused = [
             Backoff { attempts: 0, ..Backoff::default() },
             Backoff { factor: 0.5, ..Backoff::default() },
@@ -200,7 +200,7 @@ mod tests {
             Backoff { jitter: f64::NAN, ..Backoff::default() },
         ];
         for backoff in refused {
-            assert!(backoff.check().is_err(), "{backoff:?}");
+            assert!(backoff.check("on_error").is_err(), "{backoff:?}");
         }
         // As long as can be is no panic.
         let endless = Backoff { first: Duration::MAX, max: Duration::MAX, ..Backoff::default() };

@@ -3,55 +3,93 @@
 use std::fmt;
 use std::time::Duration;
 
-use redis::{ToRedisArgs, Value, cmd, pipe};
+use redis::{Cmd, Pipeline, RedisResult, ToRedisArgs, Value, cmd};
 
+use crate::consumer::Backoff;
 use crate::error::{Error, Result};
 use crate::redis::Connection;
-use crate::stream::sinks::{Sink, Sinks};
+use crate::stream::sinks::{Sink, Sinks, check_id};
 
-/// Redis as a sink. It is connected anew where the connection breaks; a command that takes longer than a second is an
-/// error.
+/// Redis as a sink. Commands go there in one round trip, and not in a transaction.
+///
+/// Where there is no answer within a second, or the connection breaks, it is connected anew and asked again, after the
+/// pauses of a [`Backoff`]: about 6 seconds in all unless [`RedisSink::connect_with`] says more. The last failure is the
+/// error. Commands may have run before the connection broke, and those of a record run again after a crash: take such
+/// as may run twice, `HSET` and not `INCR`.
+///
+/// ```no_run
+/// use kafka_envelope::HandlerError;
+/// use kafka_envelope::stream::{Agent, RedisSink, Sinks, Worker};
+///
+/// async fn store(reading: (String, f64), sinks: Sinks) -> Result<Option<()>, HandlerError> {
+///     let (sensor, value) = reading;
+///     sinks.redis("cache").batch_execute(&[vec!["HSET", "last", &sensor, &value.to_string()]]).await?;
+///     sinks.redis("cache").put(&["first"], &[sensor], &[value]).await?;
+///     Ok(None)
+/// }
+///
+/// # async fn run() -> Result<(), kafka_envelope::Error> {
+/// let worker = Worker::builder("readings", "localhost:9092", "caching")
+///     .sink(RedisSink::connect("cache", "redis://127.0.0.1/").await?)
+///     .agent(Agent::new("store", store))
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct RedisSink {
     id: String,
     connection: Connection,
+    backoff: Backoff,
 }
 
 impl RedisSink {
-    /// Connects a sink of this id to `redis://[user:password@]host[:port][/database]`.
+    /// Connects a sink of this id to `redis://[user:password@]host[:port][/database]`, or to `redis+unix:///path` of a
+    /// socket.
     ///
     /// # Errors
-    /// - [`Error::Setting`] of `redis`: the URL is none, or user and password are refused.
-    /// - [`Error::Redis`]: no answer within a second.
+    /// - [`Error::Setting`]: the id is empty, the URL is none, or user and password are refused.
+    /// - [`Error::Redis`]: it did not answer.
     pub async fn connect(id: impl Into<String>, url: &str) -> Result<Self> {
-        Ok(Self { id: id.into(), connection: Connection::open(url).await? })
+        Self::connect_with(id, url, Backoff::default()).await
+    }
+
+    /// The same, with pauses of one's own between attempts, at the start and later.
+    ///
+    /// # Errors
+    /// As [`RedisSink::connect`], and [`Error::Setting`] where the pauses cannot be.
+    pub async fn connect_with(id: impl Into<String>, url: &str, backoff: Backoff) -> Result<Self> {
+        let id = id.into();
+        check_id(&id)?;
+        backoff.check("backoff")?;
+        let mut failures = Failures::new(&id, backoff);
+        let connection = loop {
+            match Connection::open(url).await {
+                Ok(connection) => break connection,
+                Err(error) => failures.pause(error).await?,
+            }
+        };
+        Ok(Self { id, connection, backoff })
     }
 
     /// Runs commands in one go, each a list of its words, and gives their answers. Those behind one that fails are run
     /// all the same.
     ///
     /// # Errors
-    /// [`Error::Redis`]: one of them failed, or there is no connection. [`Error::Setting`]: a command without a word.
+    /// - [`Error::Redis`]: the first one that failed, or there is no connection.
+    /// - [`Error::Setting`]: a command without a word. Then none is run.
     pub async fn batch_execute<A: ToRedisArgs>(&self, commands: &[Vec<A>]) -> Result<Vec<Value>> {
-        if commands.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut all = pipe();
-        for words in commands {
-            let Some(first) = words.first() else {
-                return Err(Error::setting("redis", "a command has no word"));
-            };
-            let mut command = redis::Cmd::new();
-            command.arg(first);
-            for word in &words[1..] {
+        let commands = commands.iter().map(|words| {
+            let mut command = Cmd::new();
+            for word in words {
                 command.arg(word);
             }
-            all.add_command(command);
-        }
-        self.connection.run_all(&all).await
+            command
+        });
+        self.run(commands.collect()).await
     }
 
-    /// Sets fields of hashes that are not set yet: of each name a key and a value, `HSETNX`. Redis tells how many were
-    /// new, which nobody asked the Python library for.
+    /// Sets fields of hashes that are not set yet, `HSETNX`: of each name the hash, a key is the field. Nothing tells
+    /// which were set before.
     ///
     /// # Errors
     /// As [`RedisSink::batch_execute`]; [`Error::Setting`]: the lists are not of one length.
@@ -65,16 +103,95 @@ impl RedisSink {
             let reason = format!("{} names, {} keys and {} values", names.len(), keys.len(), values.len());
             return Err(Error::setting("redis", reason));
         }
-        if names.is_empty() {
-            return Ok(());
-        }
-        let mut all = pipe();
-        for ((name, key), value) in names.iter().zip(keys).zip(values) {
+        let fields = names.iter().zip(keys).zip(values);
+        let commands = fields.map(|((name, key), value)| {
             let mut command = cmd("HSETNX");
             command.arg(name).arg(key).arg(value);
+            command
+        });
+        self.run(commands.collect()).await.map(drop)
+    }
+
+    async fn run(&self, commands: Vec<Cmd>) -> Result<Vec<Value>> {
+        // Redis would not answer it, and all that follows would wait.
+        if commands.iter().any(|command| name(command).is_none()) {
+            return Err(Error::setting("redis", "a command has no word"));
+        }
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut all = Pipeline::with_capacity(commands.len());
+        for command in commands {
             all.add_command(command);
         }
-        self.connection.run_all::<Vec<Value>>(&all).await.map(drop)
+        all.ignore_errors();
+        let mut failures = Failures::new(&self.id, self.backoff);
+        let answers = loop {
+            match self.try_run(&all).await {
+                Ok(answers) => break answers,
+                Err(error) => failures.pause(error).await?,
+            }
+        };
+        let of = all.len();
+        let answers = answers.into_iter().zip(all.cmd_iter()).zip(1..);
+        let answers = answers.map(|((answer, command), number)| {
+            answer.map_err(|error| {
+                let name = name(command).unwrap_or_default();
+                self.error(format!("command {number} of {of}, `{name}`: {error}"))
+            })
+        });
+        answers.collect()
+    }
+
+    async fn try_run(&self, all: &Pipeline) -> Result<Vec<RedisResult<Value>>> {
+        let answers: Vec<RedisResult<Value>> = self.connection.run_all(all).await?;
+        // It has just been started, and reads what it kept.
+        let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
+        match errors.find(|error| error.code() == Some("LOADING")) {
+            Some(error) => Err(self.error(error.to_string())),
+            None => Ok(answers),
+        }
+    }
+
+    fn error(&self, reason: String) -> Error {
+        Error::Redis { address: self.connection.address().to_owned(), reason }
+    }
+}
+
+/// A command's first word.
+fn name(command: &Cmd) -> Option<String> {
+    match command.args_iter().next()? {
+        redis::Arg::Simple(word) => Some(String::from_utf8_lossy(word).into_owned()),
+        _ => Some(String::new()),
+    }
+}
+
+/// How often Redis did not answer.
+struct Failures<'a> {
+    id: &'a str,
+    backoff: Backoff,
+    count: u32,
+}
+
+impl<'a> Failures<'a> {
+    fn new(id: &'a str, backoff: Backoff) -> Self {
+        Self { id, backoff, count: 0 }
+    }
+
+    /// Waits for the next attempt.
+    ///
+    /// # Errors
+    /// This one: it is not of the connection, or there were enough attempts.
+    async fn pause(&mut self, error: Error) -> Result<()> {
+        self.count += 1;
+        if self.count >= self.backoff.attempts || !matches!(error, Error::Redis { .. }) {
+            return Err(error);
+        }
+        let pause = self.backoff.pause(self.count);
+        let Self { id, backoff, count } = self;
+        log::warn!("sink `{id}`: attempt {count} of {}, again in {pause:?}: {error}", backoff.attempts);
+        tokio::time::sleep(pause).await;
+        Ok(())
     }
 }
 
@@ -96,7 +213,7 @@ impl fmt::Debug for RedisSink {
     }
 }
 
-/// The Redis sink of an id, if there is one.
+/// The Redis sink of an id, if there is one; see [`Sinks::redis`].
 #[derive(Debug)]
 pub struct Redis<'a>(Result<&'a RedisSink>);
 

@@ -61,6 +61,8 @@ mod stream_faults;
 mod stream_policies;
 #[cfg(feature = "stream")]
 mod stream_vectors;
+#[cfg(all(feature = "stream", feature = "redis"))]
+mod stream_sinks;
 mod support;
 mod topics;
 mod window;

@@ -16,7 +16,7 @@ pub(crate) mod kafka;
 pub(crate) mod leash;
 pub(crate) mod logs;
 pub(crate) mod names;
-#[cfg(all(feature = "app", feature = "redis"))]
+#[cfg(all(feature = "redis", any(feature = "app", feature = "stream")))]
 pub(crate) mod redis;
 #[cfg(feature = "stream")]
 pub(crate) mod stream;
