@@ -59,10 +59,10 @@ mod stream_chains;
 mod stream_faults;
 #[cfg(feature = "stream")]
 mod stream_policies;
-#[cfg(feature = "stream")]
-mod stream_vectors;
 #[cfg(all(feature = "stream", feature = "redis"))]
 mod stream_sinks;
+#[cfg(feature = "stream")]
+mod stream_vectors;
 mod support;
 mod topics;
 mod window;
