@@ -12,8 +12,11 @@ use crate::stream::sinks::Sinks;
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// A call under way.
+pub(super) type Answering<Out> = BoxFuture<Result<Outputs<Out>, HandlerError>>;
+
 /// What an agent makes of what it gets.
-pub(super) type Call<In, Out> = Arc<dyn Fn(In, Sinks) -> BoxFuture<Result<Outputs<Out>, HandlerError>> + Send + Sync>;
+pub(super) type Calling<In, Out> = Arc<dyn Fn(In, Sinks) -> Answering<Out> + Send + Sync>;
 
 /// What goes on to the next agent.
 #[derive(Debug, Default)]
@@ -26,8 +29,8 @@ pub(super) enum Outputs<T> {
 
 /// How an agent is called.
 pub(super) enum Work<In, Out> {
-    Each(Call<In, Out>),
-    Batched { size: usize, call: Call<Vec<In>, Out> },
+    Each(Calling<In, Out>),
+    Batched { size: usize, call: Calling<Vec<In>, Out> },
 }
 
 /// One step of a worker's chain: a function that gets one element, or a batch of them, and gives the next agent one, none
@@ -38,12 +41,15 @@ pub struct Agent<In, Out> {
     pub(super) work: Work<In, Out>,
     pub(super) timeout: Option<Duration>,
     pub(super) max_age: Option<Duration>,
+    pub(super) concurrency: usize,
     pub(super) statistics: bool,
+    backoff: Option<Backoff>,
 }
 
 impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
     fn with(name: impl Into<String>, work: Work<In, Out>) -> Self {
-        Self { name: name.into(), work, timeout: None, max_age: None, statistics: false }
+        let name = name.into();
+        Self { name, work, timeout: None, max_age: None, concurrency: 1, statistics: false, backoff: None }
     }
 
     /// An agent that gets one element at a time. `None` gives the next agent nothing.
@@ -98,7 +104,16 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         self
     }
 
-    /// Whether sizes of queues and batches, and the time that this agent takes, are logged.
+    /// So many calls run at once, 1 unless set. With more, what they give goes on as they end, in no order.
+    ///
+    /// They take turns on one thread wherever they wait; those of [`Agent::blocking`] have a thread each.
+    pub fn concurrency(mut self, calls: usize) -> Self {
+        self.concurrency = calls;
+        self
+    }
+
+    /// Whether the log tells every 10 seconds how many calls there were with how many elements, how long they took, and
+    /// how many elements wait for this agent.
     pub fn statistics(mut self, statistics: bool) -> Self {
         self.statistics = statistics;
         self
@@ -114,8 +129,8 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
             Work::Each(call) => Work::Each(split(call)),
             Work::Batched { size, call } => Work::Batched { size, call: split(call) },
         };
-        let Self { name, timeout, max_age, statistics, .. } = self;
-        Agent { name, work, timeout, max_age, statistics }
+        let Self { name, timeout, max_age, concurrency, statistics, backoff, .. } = self;
+        Agent { name, work, timeout, max_age, concurrency, statistics, backoff }
     }
 
     /// A call that fails, by an error or a panic, is made again with the same input, up to [`Backoff::attempts`] times in
@@ -125,9 +140,10 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         In: Clone + Sync,
     {
         self.work = match self.work {
-            Work::Each(call) => Work::Each(retried(call, backoff)),
-            Work::Batched { size, call } => Work::Batched { size, call: retried(call, backoff) },
+            Work::Each(call) => Work::Each(retried(&self.name, call, backoff)),
+            Work::Batched { size, call } => Work::Batched { size, call: retried(&self.name, call, backoff) },
         };
+        self.backoff = Some(backoff);
         self
     }
 
@@ -135,6 +151,12 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         let refuse = |reason: &str| Err(Error::setting("agent", format!("`{}` {reason}", self.name)));
         if self.name.is_empty() {
             return refuse("has no name");
+        }
+        if self.concurrency == 0 {
+            return refuse("makes no call at a time");
+        }
+        if let Some(backoff) = &self.backoff {
+            backoff.check("retry")?;
         }
         match &self.work {
             Work::Batched { size: 0, .. } => refuse("has batches of no element"),
@@ -146,7 +168,7 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
     }
 }
 
-fn called<In, Out, F, Fut>(agent: F) -> Call<In, Out>
+fn called<In, Out, F, Fut>(agent: F) -> Calling<In, Out>
 where
     In: Send + 'static,
     F: Fn(In, Sinks) -> Fut + Send + Sync + 'static,
@@ -160,7 +182,7 @@ where
     })
 }
 
-fn split<In: 'static, Out>(call: Call<In, Out>) -> Call<In, Out::Item>
+fn split<In: 'static, Out>(call: Calling<In, Out>) -> Calling<In, Out::Item>
 where
     Out: IntoIterator + 'static,
     Out::Item: Send + 'static,
@@ -177,13 +199,14 @@ where
     })
 }
 
-fn retried<In, Out>(call: Call<In, Out>, backoff: Backoff) -> Call<In, Out>
+fn retried<In, Out>(name: &str, call: Calling<In, Out>, backoff: Backoff) -> Calling<In, Out>
 where
     In: Clone + Send + Sync + 'static,
     Out: Send + 'static,
 {
+    let name: Arc<str> = name.into();
     Arc::new(move |input, sinks| {
-        let call = Arc::clone(&call);
+        let (name, call) = (Arc::clone(&name), Arc::clone(&call));
         Box::pin(async move {
             let mut failures = 0;
             loop {
@@ -198,7 +221,8 @@ where
                     return Err(error);
                 }
                 let pause = backoff.pause(failures);
-                log::warn!("attempt {failures} of {}, again in {pause:?}: {error}", backoff.attempts);
+                let of = backoff.attempts;
+                log::warn!("agent `{name}`: attempt {failures} of {of}, again in {pause:?}: {error}");
                 tokio::time::sleep(pause).await;
             }
         })
@@ -211,6 +235,7 @@ impl<In, Out> fmt::Debug for Agent<In, Out> {
             .field("name", &self.name)
             .field("timeout", &self.timeout)
             .field("max_age", &self.max_age)
+            .field("concurrency", &self.concurrency)
             .finish_non_exhaustive()
     }
 }

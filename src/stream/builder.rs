@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::Receiver;
 
 use crate::consumer::{Consumer, ConsumerBuilder};
 use crate::error::{Error, HandlerError, Result};
 use crate::stream::agent::Agent;
 use crate::stream::feed::{Feed, Typed};
+use crate::stream::queue::{Receiver, queue};
 use crate::stream::read::{self, Read, Whole};
 use crate::stream::sinks::{AnySink, Sink, Sinks};
-use crate::stream::stage::{self, Message, Shared, queue};
+use crate::stream::stage::{self, Shared};
 use crate::stream::worker::Worker;
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
@@ -31,7 +31,7 @@ pub struct WorkerBuilder<Next> {
     pub(super) topic: String,
     pub(super) consumer: ConsumerBuilder,
     feed: Box<dyn Feed>,
-    open: Receiver<Message<Next>>,
+    open: Receiver<Next>,
     agents: Vec<Start>,
     sinks: Vec<Box<dyn AnySink>>,
     drain: Duration,
@@ -136,7 +136,7 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
         }
         agents.push(Box::new(move |_| {
             Box::pin(async {
-                stage::sink(open).await;
+                stage::last(open).await;
                 Ok(())
             })
         }));
@@ -146,7 +146,7 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
     }
 }
 
-fn feed<T: Send + 'static>(read: Read<T>) -> (Box<dyn Feed>, Receiver<Message<T>>) {
+fn feed<T: Send + 'static>(read: Read<T>) -> (Box<dyn Feed>, Receiver<T>) {
     let (sender, open) = queue();
     (Box::new(Typed { sender, read, waiting: VecDeque::new() }), open)
 }

@@ -3,14 +3,12 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use serde::de::Error as _;
-use tokio::sync::mpsc::Sender;
-
 use crate::error::panic_text;
 use crate::message::Record;
 use crate::stream::origin::Origins;
+use crate::stream::queue::{CHUNK, Item, Message, Sender};
 use crate::stream::read::Read;
-use crate::stream::stage::{CHUNK, Item, Message};
+use serde::de::Error as _;
 
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -33,7 +31,7 @@ pub(super) trait Feed: Send {
 }
 
 pub(super) struct Typed<T> {
-    pub(super) sender: Sender<Message<T>>,
+    pub(super) sender: Sender<T>,
     pub(super) read: Read<T>,
     pub(super) waiting: VecDeque<Message<T>>,
 }
@@ -64,7 +62,7 @@ impl<T: Send + 'static> Feed for Typed<T> {
 
     fn send(&mut self) -> BoxFuture<'_, bool> {
         Box::pin(async {
-            let Ok(place) = self.sender.reserve().await else { return false };
+            let Some(place) = self.sender.room().await else { return false };
             if let Some(message) = self.waiting.pop_front() {
                 place.send(message);
             }

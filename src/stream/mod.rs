@@ -64,14 +64,18 @@
 
 mod agent;
 mod builder;
+mod calls;
 mod feed;
+mod gather;
 mod kafka_sink;
 mod origin;
+mod queue;
 mod read;
 #[cfg(feature = "redis")]
 mod redis_sink;
 mod sinks;
 mod stage;
+mod statistics;
 mod worker;
 
 pub use agent::Agent;

@@ -153,3 +153,13 @@ impl fmt::Debug for Origin {
         f.debug_tuple("Origin").field(&self.record).finish()
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Of no record in particular.
+    pub(crate) fn origins() -> Origins {
+        Origins(None)
+    }
+}

@@ -1,37 +1,21 @@
-//! An agent at work: elements in, elements out, between two queues that hold so many and no more.
+//! An agent at work: elements in, elements out.
 
-use std::any::Any;
-use std::future::{pending, poll_fn};
-use std::pin::pin;
+use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
 
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::consumer::{After, Policies, caught};
-use crate::error::{BoxError, Error, HandlerError, Result, panic_text};
-use crate::stream::agent::{Agent, Outputs, Work};
+use crate::consumer::{After, Policies};
+use crate::error::{BoxError, Error, Result, panic_text};
+use crate::stream::agent::{Agent, Calling, Outputs, Work};
+use crate::stream::calls::{Call, Calls, Ended};
+use crate::stream::gather::{Batches, Each, Gather};
 use crate::stream::origin::Origins;
+use crate::stream::queue::{CHUNK, Item, Message, Place, Receiver, Sender};
 use crate::stream::sinks::Sinks;
-
-/// The most elements that go from one agent to the next at once, and how often so many may wait.
-pub(super) const CHUNK: usize = 256;
-const WAITING: usize = 4;
-
-/// What goes from one agent to the next.
-pub(super) enum Message<T> {
-    Items(Vec<Item<T>>),
-    /// What is kept back for a batch is to be released.
-    Flush,
-}
-
-/// An element on its way.
-pub(super) struct Item<T> {
-    pub(super) value: T,
-    pub(super) origins: Origins,
-}
+use crate::stream::statistics::Statistics;
 
 /// What is given up: a dead letter for each of its records.
 pub(super) struct Letter {
@@ -43,12 +27,7 @@ pub(super) struct Letter {
 pub(super) struct Shared {
     pub(super) sinks: Sinks,
     pub(super) policies: Policies,
-    pub(super) letters: Sender<Letter>,
-}
-
-/// A queue between two agents.
-pub(super) fn queue<T>() -> (Sender<Message<T>>, Receiver<Message<T>>) {
-    channel(WAITING)
+    pub(super) letters: mpsc::Sender<Letter>,
 }
 
 /// Why a stage ends before its input does.
@@ -58,7 +37,23 @@ enum End {
     Failed(Error),
 }
 
-type Answer<Out> = Result<Result<Outputs<Out>, HandlerError>, Box<dyn Any + Send>>;
+/// What makes an agent finish all that it has.
+#[derive(Clone, Copy, PartialEq)]
+enum Release {
+    Flush,
+    /// Nothing more comes.
+    Last,
+}
+
+enum Next<In, Out> {
+    /// Something of what was made.
+    Sent,
+    Ended(Ended<Out>),
+    /// A batch's time is up.
+    Due,
+    Statistics,
+    Input(Option<Message<In>>),
+}
 
 /// Works until the input ends.
 ///
@@ -66,23 +61,21 @@ type Answer<Out> = Result<Result<Outputs<Out>, HandlerError>, Box<dyn Any + Send
 /// What the agent answered, where the policies do not let it pass.
 pub(super) async fn run<In, Out>(
     agent: Agent<In, Out>,
-    input: Receiver<Message<In>>,
-    output: Sender<Message<Out>>,
+    input: Receiver<In>,
+    output: Sender<Out>,
     shared: Arc<Shared>,
 ) -> Result<()>
 where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    let Agent { name, work, timeout, max_age, .. } = agent;
-    let out = Way { name, output, waiting: Vec::new(), shared };
+    let Agent { name, work, timeout, max_age, concurrency, statistics, .. } = agent;
+    let statistics = statistics.then(|| Statistics::new(&name));
+    let stage =
+        Stage { name, input, output, shared, calls: Calls::new(concurrency), made: VecDeque::new(), statistics };
     let ended = match work {
-        Work::Each(call) => each(call, input, out).await,
-        Work::Batched { size, call } => {
-            let batch =
-                Batch { size, timeout, max_age, values: Vec::new(), origins: Vec::new(), first: None, last: None };
-            batched(call, batch, input, out).await
-        }
+        Work::Each(call) => stage.work(&call, Each::new()).await,
+        Work::Batched { size, call } => stage.work(&call, Batches::new(size, timeout, max_age)).await,
     };
     match ended {
         Ok(()) | Err(End::Gone) => Ok(()),
@@ -91,7 +84,7 @@ where
 }
 
 /// Takes what the last agent gives: it is done.
-pub(super) async fn sink<T: Send + 'static>(mut input: Receiver<Message<T>>) {
+pub(super) async fn last<T: Send + 'static>(mut input: Receiver<T>) {
     while let Some(message) = input.recv().await {
         if let Message::Items(items) = message {
             items.into_iter().for_each(|item| item.origins.done());
@@ -99,124 +92,79 @@ pub(super) async fn sink<T: Send + 'static>(mut input: Receiver<Message<T>>) {
     }
 }
 
-async fn each<In, Out>(
-    call: super::agent::Call<In, Out>,
-    mut input: Receiver<Message<In>>,
-    mut out: Way<Out>,
-) -> Result<(), End> {
-    while let Some(message) = input.recv().await {
-        let Message::Items(items) = message else {
-            out.flush().await?;
-            continue;
-        };
-        for Item { value, origins } in items {
-            let mut calling = pin!(caught(call(value, out.shared.sinks.clone())));
-            let answer = match poll_fn(|task| Poll::Ready(calling.as_mut().poll(task))).await {
-                Poll::Ready(answer) => answer,
-                Poll::Pending => {
-                    // What is there does not wait for this one.
-                    out.send().await?;
-                    calling.await
-                }
-            };
-            out.settle(answer, origins).await?;
-        }
-        out.send().await?;
-    }
-    Ok(())
-}
-
-/// What is kept back until it is released.
-struct Batch<In> {
-    size: usize,
-    timeout: Option<Duration>,
-    max_age: Option<Duration>,
-    values: Vec<In>,
-    origins: Vec<Origins>,
-    /// When its first and its last element came.
-    first: Option<Instant>,
-    last: Option<Instant>,
-}
-
-impl<In> Batch<In> {
-    /// When it is released at the latest.
-    fn due(&self) -> Option<Instant> {
-        let by = |since: Option<Instant>, time: Option<Duration>| since?.checked_add(time?);
-        by(self.last, self.timeout).into_iter().chain(by(self.first, self.max_age)).min()
-    }
-
-    fn push(&mut self, Item { value, origins }: Item<In>, now: Instant) {
-        self.values.push(value);
-        self.origins.push(origins);
-        self.first.get_or_insert(now);
-        self.last = Some(now);
-    }
-
-    fn is_full(&self) -> bool {
-        self.values.len() >= self.size
-    }
-
-    fn take(&mut self) -> (Vec<In>, Origins) {
-        (self.first, self.last) = (None, None);
-        let origins = std::mem::take(&mut self.origins);
-        (std::mem::take(&mut self.values), Origins::merged(origins))
-    }
-}
-
-async fn batched<In, Out>(
-    call: super::agent::Call<Vec<In>, Out>,
-    mut batch: Batch<In>,
-    mut input: Receiver<Message<In>>,
-    mut out: Way<Out>,
-) -> Result<(), End> {
-    loop {
-        let due = batch.due();
-        let message = tokio::select! {
-            message = input.recv() => message,
-            () = at(due) => {
-                out.release(&call, &mut batch).await?;
-                continue;
-            }
-        };
-        match message {
-            Some(Message::Items(items)) => {
-                let now = Instant::now();
-                for item in items {
-                    batch.push(item, now);
-                    if batch.is_full() {
-                        out.release(&call, &mut batch).await?;
-                    }
-                }
-            }
-            Some(Message::Flush) => {
-                out.release(&call, &mut batch).await?;
-                out.flush().await?;
-            }
-            None => return out.release(&call, &mut batch).await,
-        }
-    }
-}
-
-/// The way to the next agent.
-struct Way<T> {
+struct Stage<In, Out> {
     name: String,
-    output: Sender<Message<T>>,
-    waiting: Vec<Item<T>>,
+    input: Receiver<In>,
+    output: Sender<Out>,
     shared: Arc<Shared>,
+    calls: Calls<Out>,
+    /// What waits for room in the queue to the next agent.
+    made: VecDeque<Item<Out>>,
+    statistics: Option<Statistics>,
 }
 
-impl<T> Way<T> {
-    async fn release<In>(&mut self, call: &super::agent::Call<Vec<In>, T>, batch: &mut Batch<In>) -> Result<(), End> {
-        if batch.values.is_empty() {
-            return Ok(());
+impl<In, Out> Stage<In, Out> {
+    async fn work<G: Gather<In>>(mut self, call: &Calling<G::Input, Out>, mut gather: G) -> Result<(), End> {
+        let mut release: Option<Release> = None;
+        loop {
+            while self.is_free() {
+                let Some((input, elements, origins)) = gather.next(release.is_some()) else { break };
+                let began = self.statistics.as_ref().map(|_| Instant::now());
+                let answering = call(input, self.shared.sinks.clone());
+                if let Some(ended) = self.calls.begin(Call::new(answering, origins, elements, began)).await {
+                    self.settle(ended).await?;
+                }
+            }
+            let is_idle = self.calls.is_empty() && self.made.is_empty();
+            if let Some(what) = release.take_if(|_| is_idle) {
+                self.log();
+                if what == Release::Last {
+                    return Ok(());
+                }
+                self.output.room().await.ok_or(End::Gone)?.send(Message::Flush);
+            }
+            let due = gather.due().filter(|_| self.is_free());
+            let wants_more = release.is_none() && gather.has_room();
+            let Self { input, output, calls, made, statistics, .. } = &mut self;
+            // Calls that are under way are asked whatever else has to wait: one that is not could miss its own deadlines.
+            let next = tokio::select! {
+                biased;
+                place = output.room(), if !made.is_empty() => {
+                    send(place.ok_or(End::Gone)?, made);
+                    Next::Sent
+                }
+                Some(ended) = calls.next() => Next::Ended(ended),
+                () = at(due) => Next::Due,
+                () = at(statistics.as_ref().map(Statistics::due)) => Next::Statistics,
+                message = input.recv(), if wants_more => Next::Input(message),
+            };
+            match next {
+                Next::Ended(ended) => self.settle(ended).await?,
+                Next::Statistics => self.log(),
+                Next::Input(Some(Message::Items(items))) => gather.add(items),
+                Next::Input(Some(Message::Flush)) => release = Some(Release::Flush),
+                Next::Input(None) => release = Some(Release::Last),
+                Next::Sent | Next::Due => {}
+            }
         }
-        let (values, origins) = batch.take();
-        let answer = caught(call(values, self.shared.sinks.clone())).await;
-        self.settle(answer, origins).await?;
-        self.send().await
     }
 
-    async fn settle(&mut self, answer: Answer<T>, origins: Origins) -> Result<(), End> {
+    /// Whether a call may begin.
+    fn is_free(&self) -> bool {
+        self.calls.has_room() && self.made.len() < CHUNK
+    }
+
+    fn log(&mut self) {
+        if let Some(statistics) = &mut self.statistics {
+            statistics.log(self.input.waiting());
+        }
+    }
+
+    async fn settle(&mut self, ended: Ended<Out>) -> Result<(), End> {
+        let Ended { answer, origins, elements, began } = ended;
+        if let (Some(statistics), Some(began)) = (&mut self.statistics, began) {
+            statistics.called(elements, began);
+        }
         let outputs = match answer {
             Ok(Ok(outputs)) => outputs,
             Ok(Err(error)) => return self.failed(error.into_inner(), origins).await,
@@ -224,33 +172,13 @@ impl<T> Way<T> {
         };
         match outputs {
             Outputs::None => origins.done(),
-            Outputs::One(value) => self.push(value, origins).await?,
+            Outputs::One(value) => self.made.push_back(Item { value, origins }),
             Outputs::Many(values) => {
-                for value in values {
-                    self.push(value, origins.clone()).await?;
-                }
+                self.made.extend(values.into_iter().map(|value| Item { value, origins: origins.clone() }));
                 origins.done();
             }
         }
         Ok(())
-    }
-
-    async fn push(&mut self, value: T, origins: Origins) -> Result<(), End> {
-        self.waiting.push(Item { value, origins });
-        if self.waiting.len() >= CHUNK { self.send().await } else { Ok(()) }
-    }
-
-    async fn send(&mut self) -> Result<(), End> {
-        if self.waiting.is_empty() {
-            return Ok(());
-        }
-        let items = std::mem::take(&mut self.waiting);
-        self.output.send(Message::Items(items)).await.map_err(|_| End::Gone)
-    }
-
-    async fn flush(&mut self) -> Result<(), End> {
-        self.send().await?;
-        self.output.send(Message::Flush).await.map_err(|_| End::Gone)
     }
 
     /// The agent failed on elements of these records.
@@ -261,7 +189,9 @@ impl<T> Way<T> {
         match self.shared.policies.after_failure(u32::MAX) {
             After::Stop | After::Again(_) => {
                 // What was made before goes on.
-                let _ = self.send().await;
+                while !self.made.is_empty() {
+                    send(self.output.room().await.ok_or(End::Gone)?, &mut self.made);
+                }
                 Err(End::Failed(error))
             }
             After::Skip => {
@@ -272,6 +202,11 @@ impl<T> Way<T> {
             After::Bury => self.shared.letters.send(Letter { origins, error }).await.map_err(|_| End::Gone),
         }
     }
+}
+
+fn send<T>(place: Place<'_, T>, made: &mut VecDeque<Item<T>>) {
+    let items = made.drain(..made.len().min(CHUNK));
+    place.send(Message::Items(items.collect()));
 }
 
 /// At that time; never, where there is none.
