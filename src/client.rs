@@ -25,9 +25,28 @@ pub(crate) fn guarded(run: impl FnOnce()) {
     }
 }
 
-/// What every context does with librdkafka's logs, errors and statistics.
+/// What a client as a whole last had to say of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    pub(crate) fn set(&self, error: &KafkaError, reason: &str) {
+        // That no broker is left tells nothing that the error before it did not.
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+
+    #[cfg(feature = "stream")]
+    pub(crate) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What every context does with librdkafka's logs, errors and statistics. One that names a field of [`Trouble`] remembers
+/// the last error there.
 macro_rules! client_context {
-    ($context:ty) => {
+    ($context:ty $(, $trouble:ident)?) => {
         impl rdkafka::client::ClientContext for $context {
             fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
                 $crate::client::log(level, facility, text);
@@ -39,6 +58,7 @@ macro_rules! client_context {
 
             fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
                 $crate::client::error(&error, reason);
+                $(self.$trouble.set(&error, reason);)?
             }
         }
     };

@@ -182,6 +182,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// No broker answers.
+    #[error("no broker of `{brokers}` answers: {reason}")]
+    Unreachable {
+        /// The brokers that were asked first, as the builder was told.
+        brokers: String,
+        /// What the client last said of it.
+        reason: String,
+    },
+
     /// A partition cannot be read on.
     #[error("partition {topic}:{partition} stopped at offset {offset}: {source}")]
     Partition {
@@ -302,8 +311,8 @@ impl Error {
             // Outages end. A message that is too large, or a topic that does not exist, stays so.
             Self::NotDelivered { failed, fatal, .. } => !fatal && failed.iter().all(|(_, error)| is_transient(error)),
             Self::Kafka(error) => is_transient(error),
-            // It may be on its way up.
-            Self::Redis { .. } => true,
+            // They may be on their way up.
+            Self::Redis { .. } | Self::Unreachable { .. } => true,
             // So may whoever is to answer.
             Self::NoResponse { .. } => true,
             // What a rebalance took away the group gives to somebody; an outage ends. Missing rights stay missing.

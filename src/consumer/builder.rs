@@ -89,6 +89,18 @@ impl ConsumerBuilder {
         }
     }
 
+    /// Refuses attempts, which somebody else makes.
+    ///
+    /// # Errors
+    /// [`Error::Setting`]
+    #[cfg(feature = "stream")]
+    pub(crate) fn for_one_attempt(self) -> Result<Self> {
+        match self.on_error.backoff.attempts > 1 || self.on_error.bisect {
+            true => Err(Error::setting("on_error", "is not where attempts are said: `Agent::retry` is")),
+            false => Ok(self),
+        }
+    }
+
     /// A consumer in another group, which reaches its brokers in the same way and reads everything from the start.
     #[cfg(any(feature = "app", feature = "stream"))]
     pub(crate) fn sibling(&self, group: &str) -> Self {

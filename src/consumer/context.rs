@@ -25,6 +25,7 @@ pub(super) enum Rebalance {
 pub(super) struct Context {
     rebalances: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
+    pub(super) trouble: client::Trouble,
 }
 
 impl Context {
@@ -42,7 +43,7 @@ impl Context {
     }
 }
 
-client::client_context!(Context);
+client::client_context!(Context, trouble);
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {

@@ -59,7 +59,7 @@ impl<T> Question<T> {
     }
 
     /// The answer, once.
-    fn take(&mut self) -> Option<T> {
+    pub(super) fn take(&mut self) -> Option<T> {
         match std::mem::take(self) {
             Self::Answered(answer) => Some(answer),
             other => {
@@ -260,6 +260,11 @@ pub(super) struct State {
     pub(super) membership: Question<Option<Membership>>,
     /// To read all partitions again from the group's committed offsets.
     pub(super) restart: Question<()>,
+    /// Whether a broker has answered yet; what the client last said of why none has.
+    #[cfg(feature = "stream")]
+    pub(super) connection: Question<()>,
+    #[cfg(feature = "stream")]
+    pub(super) trouble: Option<String>,
     /// The topics to be read from now on, until the fetch thread has subscribed to them.
     pub(super) wanted_topics: Option<Vec<String>>,
     /// As of the last look.

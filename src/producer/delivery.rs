@@ -182,6 +182,7 @@ pub(crate) struct Context {
     room: (Mutex<()>, Condvar),
     #[cfg(feature = "tokio")]
     async_room: tokio::sync::Notify,
+    pub(super) trouble: client::Trouble,
 }
 
 impl Context {
@@ -244,7 +245,7 @@ impl Context {
     }
 }
 
-client::client_context!(Context);
+client::client_context!(Context, trouble);
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;

@@ -1,6 +1,8 @@
 //! The producer's waiting calls as futures.
 
 use std::future::poll_fn;
+#[cfg(feature = "stream")]
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
@@ -21,6 +23,10 @@ use crate::message::wire_size;
 use crate::message::{Message, Oversize};
 #[cfg(any(feature = "app", feature = "stream"))]
 use crate::settings::check;
+
+/// How often a connection is looked for.
+#[cfg(feature = "stream")]
+const LOOK: Duration = Duration::from_millis(20);
 
 impl Producer {
     /// [`Producer::produce`] as a future, on tokio with its timer.
@@ -52,6 +58,24 @@ impl Producer {
         let _request = self.inner.flusher.request();
         poll_fn(|task| claim.poll(task)).await;
         self.inner.report(messages.len(), submitted)
+    }
+
+    /// Waits until one of its brokers has answered, for so long.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`]: none has.
+    #[cfg(feature = "stream")]
+    pub(crate) async fn reach(&self, brokers: &str, within: Duration) -> Result<()> {
+        let client = &self.inner.client;
+        let reached = async {
+            while client.client().fetch_cluster_id(Duration::ZERO).is_none() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(within, reached).await.map_err(|_| {
+            let reason = client.context().trouble.get().unwrap_or_else(|| format!("nothing came within {within:?}"));
+            Error::Unreachable { brokers: brokers.to_owned(), reason }
+        })
     }
 
     /// Sends a record as it is, as [`Producer::produce_async`] sends a message.

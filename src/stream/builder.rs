@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use crate::consumer::{Consumer, ConsumerBuilder};
+use crate::consumer::{Backoff, Consumer, ConsumerBuilder};
 use crate::error::{Error, HandlerError, Result};
 use crate::stream::agent::Agent;
+use crate::stream::attempts::AT_START;
 use crate::stream::feed::{Feed, Typed};
 use crate::stream::queue::{Receiver, queue};
 use crate::stream::read::{self, Read, Whole};
@@ -28,12 +29,14 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Builds a [`Worker`]; see [`Worker::builder`]. `Next` is what the next agent gets.
 #[must_use = "a builder does nothing until `build`"]
 pub struct WorkerBuilder<Next> {
-    pub(super) topic: String,
-    pub(super) consumer: ConsumerBuilder,
+    topic: String,
+    brokers: String,
+    consumer: ConsumerBuilder,
     feed: Box<dyn Feed>,
     open: Receiver<Next>,
     agents: Vec<Start>,
     sinks: Vec<Box<dyn AnySink>>,
+    backoff: Backoff,
     drain: Duration,
     error: Option<Error>,
 }
@@ -43,11 +46,13 @@ impl<In: DeserializeOwned + Send + 'static> WorkerBuilder<In> {
         let (feed, open) = feed(read::elements(false));
         Self {
             topic: topic.to_owned(),
+            brokers: brokers.to_owned(),
             consumer: Consumer::builder(group, brokers, group),
             feed,
             open,
             agents: Vec::new(),
             sinks: Vec::new(),
+            backoff: AT_START,
             drain: DRAIN,
             error: None,
         }
@@ -79,22 +84,22 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
     }
 
     fn read<T: Send + 'static>(self, read: Read<T>) -> WorkerBuilder<T> {
-        let Self { topic, consumer, agents, sinks, drain, mut error, .. } = self;
+        let Self { topic, brokers, consumer, agents, sinks, backoff, drain, mut error, .. } = self;
         if !agents.is_empty() {
             error =
                 error.or_else(|| Some(Error::setting("agent", "how records are read is said before the first one")));
         }
         let (feed, open) = feed(read);
-        WorkerBuilder { topic, consumer, feed, open, agents, sinks, drain, error }
+        WorkerBuilder { topic, brokers, consumer, feed, open, agents, sinks, backoff, drain, error }
     }
 
     /// Adds an agent, which gets what the one before gives.
     pub fn agent<Out: Send + 'static>(self, agent: Agent<Next, Out>) -> WorkerBuilder<Out> {
-        let Self { topic, consumer, feed, open, mut agents, sinks, drain, error } = self;
+        let Self { topic, brokers, consumer, feed, open, mut agents, sinks, backoff, drain, error } = self;
         let error = error.or(agent.check().err());
         let (sender, next) = queue();
         agents.push(Box::new(move |shared| Box::pin(stage::run(agent, open, sender, shared))));
-        WorkerBuilder { topic, consumer, feed, open: next, agents, sinks, drain, error }
+        WorkerBuilder { topic, brokers, consumer, feed, open: next, agents, sinks, backoff, drain, error }
     }
 
     /// Adds a sink, for all agents.
@@ -110,9 +115,17 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
         self
     }
 
-    /// Says more of the consumer: what happens after failures, and all else that a [`ConsumerBuilder`] takes but topics.
+    /// Says more of the consumer: what becomes of failures ([`ConsumerBuilder::on_error`], but for its attempts, which
+    /// [`Agent::retry`] says; [`ConsumerBuilder::on_undecodable`]), and how records are read and committed.
     pub fn consumer(mut self, say: impl FnOnce(ConsumerBuilder) -> ConsumerBuilder) -> Self {
         self.consumer = say(self.consumer);
+        self
+    }
+
+    /// How often and after which pauses brokers and sinks are tried that do not answer at the worker's start: 10 times, in
+    /// about 45 seconds, unless set. Later outages are waited out.
+    pub fn connect_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
         self
     }
 
@@ -127,7 +140,7 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
     /// # Errors
     /// [`Error::Setting`] for whatever cannot work, before anything connects.
     pub fn build(self) -> Result<Worker> {
-        let Self { topic, consumer, feed, open, mut agents, sinks, drain, error } = self;
+        let Self { topic, brokers, consumer, feed, open, mut agents, sinks, backoff, drain, error } = self;
         if let Some(error) = error {
             return Err(error);
         }
@@ -140,9 +153,10 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
                 Ok(())
             })
         }));
+        backoff.check("connect_backoff")?;
         let sinks = Sinks::new(sinks)?;
-        let consumer = consumer.topics([topic]).build()?;
-        Ok(Worker::new(consumer, feed, agents, sinks, drain))
+        let consumer = consumer.for_single_records()?.for_one_attempt()?.topics([topic]).build()?;
+        Ok(Worker { brokers, consumer, feed, agents, sinks, backoff, drain })
     }
 }
 

@@ -33,6 +33,7 @@ const NO_CONFIG: [(&str, &str); 0] = [];
 #[derive(Debug)]
 pub struct KafkaSink {
     id: String,
+    brokers: String,
     producer: Producer,
 }
 
@@ -58,7 +59,7 @@ impl KafkaSink {
         check_id(&id)?;
         // A peer as pip installs it reads nothing else.
         let producer = Producer::builder(&id, brokers).for_python().config(properties).build()?;
-        Ok(Self { id, producer })
+        Ok(Self { id, brokers: brokers.to_owned(), producer })
     }
 
     /// Sends a message and waits until every in-sync replica has it.
@@ -90,6 +91,10 @@ impl KafkaSink {
 impl Sink for KafkaSink {
     fn id(&self) -> &str {
         &self.id
+    }
+
+    async fn connect(&self, timeout: Duration) -> Result<()> {
+        self.producer.reach(&self.brokers, timeout).await
     }
 
     async fn close(&self, timeout: Duration) -> Result<()> {

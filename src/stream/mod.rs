@@ -63,6 +63,7 @@
 //! them. [`Agent::retry`] calls it again before that. A sink that fails is an error of the agent that sent.
 
 mod agent;
+mod attempts;
 mod builder;
 mod calls;
 mod feed;

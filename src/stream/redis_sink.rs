@@ -8,6 +8,7 @@ use redis::{Cmd, Pipeline, RedisResult, ToRedisArgs, Value, cmd};
 use crate::consumer::Backoff;
 use crate::error::{Error, Result};
 use crate::redis::Connection;
+use crate::stream::attempts::Attempts;
 use crate::stream::sinks::{Sink, Sinks, check_id};
 
 /// Redis as a sink. Commands go there in one round trip, and not in a transaction.
@@ -61,11 +62,11 @@ impl RedisSink {
         let id = id.into();
         check_id(&id)?;
         backoff.check("backoff")?;
-        let mut failures = Failures::new(&id, backoff);
+        let mut attempts = Attempts::new(&id, backoff);
         let connection = loop {
             match Connection::open(url).await {
                 Ok(connection) => break connection,
-                Err(error) => failures.pause(error).await?,
+                Err(error) => attempts.again(error).await?,
             }
         };
         Ok(Self { id, connection, backoff })
@@ -125,11 +126,11 @@ impl RedisSink {
             all.add_command(command);
         }
         all.ignore_errors();
-        let mut failures = Failures::new(&self.id, self.backoff);
+        let mut attempts = Attempts::new(&self.id, self.backoff);
         let answers = loop {
             match self.try_run(&all).await {
                 Ok(answers) => break answers,
-                Err(error) => failures.pause(error).await?,
+                Err(error) => attempts.again(error).await?,
             }
         };
         let of = all.len();
@@ -163,35 +164,6 @@ fn name(command: &Cmd) -> Option<String> {
     match command.args_iter().next()? {
         redis::Arg::Simple(word) => Some(String::from_utf8_lossy(word).into_owned()),
         _ => Some(String::new()),
-    }
-}
-
-/// How often Redis did not answer.
-struct Failures<'a> {
-    id: &'a str,
-    backoff: Backoff,
-    count: u32,
-}
-
-impl<'a> Failures<'a> {
-    fn new(id: &'a str, backoff: Backoff) -> Self {
-        Self { id, backoff, count: 0 }
-    }
-
-    /// Waits for the next attempt.
-    ///
-    /// # Errors
-    /// This one: it is not of the connection, or there were enough attempts.
-    async fn pause(&mut self, error: Error) -> Result<()> {
-        self.count += 1;
-        if self.count >= self.backoff.attempts || !matches!(error, Error::Redis { .. }) {
-            return Err(error);
-        }
-        let pause = self.backoff.pause(self.count);
-        let Self { id, backoff, count } = self;
-        log::warn!("sink `{id}`: attempt {count} of {}, again in {pause:?}: {error}", backoff.attempts);
-        tokio::time::sleep(pause).await;
-        Ok(())
     }
 }
 

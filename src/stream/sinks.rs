@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::consumer::{caught, first_of};
+use crate::consumer::{Backoff, caught, first_of};
 use crate::error::{Error, Result, panic_text};
+use crate::stream::attempts::{ATTEMPT, Attempts};
 
 /// How much longer than it may a sink's end is waited for.
 const GRACE: Duration = Duration::from_millis(100);
@@ -55,6 +56,17 @@ pub trait Sink: Send + Sync + 'static {
     /// The connection's id.
     fn id(&self) -> &str;
 
+    /// Connects, before anything is read. It is called again after an error that [is retriable](Error::is_retriable), see
+    /// [`WorkerBuilder::connect_backoff`](crate::stream::WorkerBuilder::connect_backoff). Unless it is said otherwise there
+    /// is nothing to connect.
+    ///
+    /// # Errors
+    /// It did not get there within this time, or cannot.
+    fn connect(&self, timeout: Duration) -> impl Future<Output = Result<()>> + Send {
+        let _ = timeout;
+        async { Ok(()) }
+    }
+
     /// The agents have ended: what is on its way is to arrive within this time, after which the worker waits no longer.
     ///
     /// # Errors
@@ -68,6 +80,8 @@ type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub(super) trait AnySink: Send + Sync + 'static {
     fn id(&self) -> &str;
 
+    fn connect(&self, timeout: Duration) -> BoxFuture<'_, Result<()>>;
+
     fn close(&self, timeout: Duration) -> BoxFuture<'_, Result<()>>;
 
     fn as_any(&self) -> &dyn Any;
@@ -76,6 +90,10 @@ pub(super) trait AnySink: Send + Sync + 'static {
 impl<S: Sink> AnySink for S {
     fn id(&self) -> &str {
         Sink::id(self)
+    }
+
+    fn connect(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {
+        Box::pin(Sink::connect(self, timeout))
     }
 
     fn close(&self, timeout: Duration) -> BoxFuture<'_, Result<()>> {
@@ -117,6 +135,26 @@ impl Sinks {
         sink.ok_or_else(|| Error::setting("sink", format!("the one of the id `{id}` is of another kind")))
     }
 
+    /// Connects one after the other.
+    ///
+    /// # Errors
+    /// The last one of a sink's attempts.
+    pub(super) async fn connect(&self, backoff: Backoff) -> Result<()> {
+        for sink in self.0.iter() {
+            let what = format!("sink `{}`", sink.id());
+            let mut attempts = Attempts::new(&what, backoff);
+            loop {
+                // Of the sink itself, not of the box.
+                let connected = caught((**sink).connect(ATTEMPT)).await;
+                match connected.unwrap_or_else(|panic| Err(panicked(sink.id(), &*panic))) {
+                    Ok(()) => break,
+                    Err(error) => attempts.again(error).await?,
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Closes all at once.
     pub(super) async fn close(&self, within: Duration) -> Result<()> {
         let mut closing = JoinSet::new();
@@ -126,11 +164,10 @@ impl Sinks {
                 let Some(sink) = sinks.0.get(index) else { return Ok(()) };
                 // Its own time is up first.
                 let closed = timeout(within + GRACE, caught((**sink).close(within))).await;
-                let failed = |why: &str| Err(Error::Closed(format!("the sink `{}` {why}", sink.id())));
                 match closed {
                     Ok(Ok(closed)) => closed,
-                    Ok(Err(panic)) => failed(&format!("panicked: {}", panic_text(&*panic))),
-                    Err(_) => failed(&format!("did not close within {within:?}")),
+                    Ok(Err(panic)) => Err(panicked(sink.id(), &*panic)),
+                    Err(_) => Err(Error::Closed(format!("the sink `{}` did not close within {within:?}", sink.id()))),
                 }
             });
         }
@@ -140,6 +177,10 @@ impl Sinks {
         }
         outcome
     }
+}
+
+fn panicked(id: &str, panic: &(dyn Any + Send)) -> Error {
+    Error::Closed(format!("the sink `{id}` panicked: {}", panic_text(panic)))
 }
 
 pub(super) fn check_id(id: &str) -> Result<()> {

@@ -11,12 +11,13 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
-use crate::consumer::{After, Consumer, Flow, Health, Policies, Tally, first_of};
+use crate::consumer::{After, Backoff, Consumer, Flow, Health, Policies, Tally, first_of};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 use crate::message::excerpt;
 use crate::message::record::{Parts, Record};
 use crate::producer::Delivery;
+use crate::stream::attempts::{ATTEMPT, Attempts};
 use crate::stream::builder::{Start, WorkerBuilder};
 use crate::stream::feed::Feed;
 use crate::stream::origin::{Done, Ended, Origins};
@@ -36,11 +37,13 @@ const ABORT: Duration = Duration::from_millis(500);
 /// every agent is done with all that came of a record.
 #[must_use = "a worker does nothing until `run_until`"]
 pub struct Worker {
-    consumer: Consumer,
-    feed: Box<dyn Feed>,
-    agents: Vec<Start>,
-    sinks: Sinks,
-    drain: Duration,
+    pub(super) brokers: String,
+    pub(super) consumer: Consumer,
+    pub(super) feed: Box<dyn Feed>,
+    pub(super) agents: Vec<Start>,
+    pub(super) sinks: Sinks,
+    pub(super) backoff: Backoff,
+    pub(super) drain: Duration,
 }
 
 impl Worker {
@@ -53,53 +56,65 @@ impl Worker {
         WorkerBuilder::new(topic, brokers, group)
     }
 
-    pub(super) fn new(
-        consumer: Consumer,
-        feed: Box<dyn Feed>,
-        agents: Vec<Start>,
-        sinks: Sinks,
-        drain: Duration,
-    ) -> Self {
-        Self { consumer, feed, agents, sinks, drain }
-    }
-
     /// The health of the worker's consumer, to be asked while it runs.
     #[must_use]
     pub fn health(&self) -> Health {
         self.consumer.health()
     }
 
-    /// Works until `shutdown` is ready, or something fails for good. Then nothing more is read; what is on its way,
-    /// incomplete batches too, goes through the chain within the drain's time, what is done is committed, and the sinks
-    /// are closed.
+    /// Connects to brokers and sinks, and works until `shutdown` is ready or something fails for good. Then nothing more is
+    /// read; what is on its way, incomplete batches too, goes through the chain within the drain's time, what is done is
+    /// committed, and the sinks are closed.
     ///
     /// # Errors
-    /// The first failure that the policies do not let pass: [`Error::Handler`] of an agent, [`Error::Undecodable`],
-    /// [`Error::DeadLetter`]; [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on;
-    /// [`Error::NotCommitted`] and [`Error::Closed`] where the end did not go well.
-    pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let Self { consumer, feed, agents, sinks, drain } = self;
+    /// - [`Error::Unreachable`], or a sink's own error: it could not be connected, see
+    ///   [`WorkerBuilder::connect_backoff`].
+    /// - The first failure that the policies do not let pass: [`Error::Handler`] of an agent, [`Error::Undecodable`],
+    ///   [`Error::DeadLetter`]; [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on.
+    /// - [`Error::NotCommitted`] and [`Error::Closed`] where the end did not go well.
+    pub async fn run_until(mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
+        let mut shutdown = pin!(shutdown);
+        let connected = tokio::select! {
+            () = &mut shutdown => Ok(false),
+            connected = self.connect() => connected.map(|()| true),
+        };
+        let Self { consumer, feed, agents, sinks, drain, .. } = self;
         let (letters, given_up) = channel(16);
         let shared = Arc::new(Shared { sinks: sinks.clone(), policies: consumer.policies(), letters });
-        let mut stages = JoinSet::new();
-        for start in agents {
-            stages.spawn(start(Arc::clone(&shared)));
-        }
-        drop(shared);
         let mut run = Run {
             tally: consumer.tally(),
             policies: consumer.policies(),
             consumer,
             feed: Some(feed),
-            stages,
+            stages: JoinSet::new(),
             given_up,
             letters: JoinSet::new(),
             done: Arc::new(Done::default()),
         };
-        let worked = run.work(shutdown).await;
-        let worked = first_of(worked, run.finish(drain).await);
+        let worked = match connected {
+            Ok(true) => {
+                for start in agents {
+                    run.stages.spawn(start(Arc::clone(&shared)));
+                }
+                drop(shared);
+                let worked = run.work(shutdown).await;
+                first_of(worked, run.finish(drain).await)
+            }
+            connected => connected.map(drop),
+        };
         let ended = first_of(worked, run.close().await);
         first_of(ended, sinks.close(CLOSE).await)
+    }
+
+    /// # Errors
+    /// The last attempt's.
+    async fn connect(&mut self) -> Result<()> {
+        self.sinks.connect(self.backoff).await?;
+        let mut attempts = Attempts::new("consumer", self.backoff);
+        while let Err(error) = self.consumer.reach(&self.brokers, ATTEMPT).await {
+            attempts.again(error).await?;
+        }
+        Ok(())
     }
 }
 
@@ -120,8 +135,7 @@ struct Run {
 }
 
 impl Run {
-    async fn work(&mut self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
-        let mut shutdown = pin!(shutdown);
+    async fn work(&mut self, mut shutdown: impl Future<Output = ()> + Send + Unpin) -> Result<()> {
         loop {
             self.tell();
             let Self { consumer, feed: Some(feed), stages, given_up, letters, done, .. } = self else { return Ok(()) };

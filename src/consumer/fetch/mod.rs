@@ -3,6 +3,8 @@
 //! It never waits but for its bell, and in a revocation for the batch in hand.
 
 pub(super) mod commits;
+#[cfg(feature = "stream")]
+mod reach;
 mod records;
 mod resets;
 mod topics;
@@ -160,6 +162,8 @@ impl Fetch {
         self.serve_restart();
         self.subscribe();
         self.ask_topic_ids();
+        #[cfg(feature = "stream")]
+        self.serve_reach();
         self.take();
         self.seek();
         self.hold_back();
@@ -175,7 +179,11 @@ impl Fetch {
         let commit = commit.map(|at| at.saturating_duration_since(Instant::now()));
         let seek = self.lanes.out_of_place().next().filter(|_| !is_overdue).map(|_| SEEK_PAUSE);
         // A third: polling late by one turn must not cost the membership.
-        [commit, seek, self.handler_patience(), Some(self.options.max_poll_interval / 3)]
+        #[cfg(feature = "stream")]
+        let reach = self.reach_patience();
+        #[cfg(not(feature = "stream"))]
+        let reach = None;
+        [commit, seek, self.handler_patience(), reach, Some(self.options.max_poll_interval / 3)]
             .into_iter()
             .flatten()
             .fold(QUIET, Duration::min)
