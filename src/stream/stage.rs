@@ -117,8 +117,8 @@ impl<In, Out> Stage<In, Out> {
             }
             let is_idle = self.calls.is_empty() && self.made.is_empty();
             if let Some(what) = release.take_if(|_| is_idle) {
-                self.log();
                 if what == Release::Last {
+                    self.log();
                     return Ok(());
                 }
                 self.output.room().await.ok_or(End::Gone)?.send(Message::Flush);

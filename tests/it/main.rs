@@ -62,6 +62,10 @@ mod stream_policies;
 #[cfg(all(feature = "stream", feature = "redis"))]
 mod stream_sinks;
 #[cfg(feature = "stream")]
+mod stream_stages;
+#[cfg(feature = "stream")]
+mod stream_start;
+#[cfg(feature = "stream")]
 mod stream_vectors;
 mod support;
 mod topics;
