@@ -10,6 +10,9 @@ use crate::stream::queue::{CHUNK, Item, Message, Sender};
 use crate::stream::read::Read;
 use serde::de::Error as _;
 
+/// Records of so many bytes go on at once, or a single one.
+const CHUNK_BYTES: usize = 1 << 20;
+
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The way to the first agent, whatever it gets.
@@ -42,10 +45,13 @@ impl<T: Send + 'static> Feed for Typed<T> {
         let values = values.unwrap_or_else(|panic| {
             Err(serde_json::Error::custom(format!("the deserializer panicked: {}", panic_text(&*panic))))
         })?;
+        // Queues hold so many chunks: those of large records are shorter.
+        let bytes = record.value().unwrap_or_default().len() / values.len().max(1);
+        let room = (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK);
         for value in values {
             let item = Item { value, origins: origins.clone() };
             match self.waiting.back_mut() {
-                Some(Message::Items(items)) if items.len() < CHUNK => items.push(item),
+                Some(Message::Items(items)) if items.len() < room => items.push(item),
                 _ => self.waiting.push_back(Message::Items(vec![item])),
             }
         }

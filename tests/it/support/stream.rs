@@ -59,3 +59,12 @@ pub(crate) fn worker(topic: &str) -> (String, WorkerBuilder<Value>) {
 pub(crate) fn committed(group: &str, topic: &str) -> Option<i64> {
     super::committed(shared_broker(), group, topic, 0)
 }
+
+/// What a process has in memory right now.
+pub(crate) fn rss_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    // None between the start of a process and its first page.
+    let kib = line.and_then(|line| line.split_whitespace().next()).map_or(0, |kib| kib.parse::<u64>().unwrap());
+    kib as f64 / 1024.0
+}
