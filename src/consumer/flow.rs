@@ -22,7 +22,8 @@ pub(crate) struct Tally(Arc<Link>);
 #[cfg(feature = "stream")]
 pub(crate) enum Flow {
     Records(Arena),
-    /// Partitions are being taken away, which waits for what was begun of them.
+    /// Something waits for what was begun, so nothing of it is to be kept back: partitions are being taken away, or are
+    /// paused because too much of them was taken.
     Revoking,
     Stopped,
 }
@@ -60,7 +61,8 @@ impl Consumer {
         link.wait_for_async(|state| desk.take_ready(link, state, limit, deadline)).await
     }
 
-    /// As [`Consumer::take`], and tells once of each revocation.
+    /// As [`Consumer::take`], and tells once of each revocation. While partitions are paused it tells so whenever all there
+    /// is was taken.
     ///
     /// # Errors
     /// As [`Consumer::process`], those of handlers aside.
@@ -73,7 +75,13 @@ impl Consumer {
                 return Look::Done(Ok(Flow::Revoking));
             }
             match desk.take_ready(link, state, limit, deadline) {
-                Look::Done(taken) => Look::Done(taken.map(|arena| arena.map_or(Flow::Stopped, Flow::Records))),
+                Look::Done(taken) => {
+                    state.is_held_told = false;
+                    Look::Done(taken.map(|arena| arena.map_or(Flow::Stopped, Flow::Records)))
+                }
+                Look::Wait(_) if state.is_held && !std::mem::replace(&mut state.is_held_told, true) => {
+                    Look::Done(Ok(Flow::Revoking))
+                }
                 Look::Wait(until) => Look::Wait(until),
             }
         })

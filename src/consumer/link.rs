@@ -239,6 +239,11 @@ pub(super) struct State {
     pub(super) revoking: Option<Vec<PartitionId>>,
     /// Who takes the records knows of that.
     pub(super) is_told: bool,
+    /// Partitions are paused, because too much of them is taken and not done. Who takes the records knows of that.
+    #[cfg(feature = "stream")]
+    pub(super) is_held: bool,
+    #[cfg(feature = "stream")]
+    pub(super) is_held_told: bool,
     /// Batches handled so far, how many of them the commit in flight covers, and how many are confirmed. Records are
     /// counted instead where they are taken without a handler.
     pub(super) handled: u64,

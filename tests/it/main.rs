@@ -56,6 +56,8 @@ mod stop;
 #[cfg(feature = "stream")]
 mod stream_chains;
 #[cfg(feature = "stream")]
+mod stream_edges;
+#[cfg(feature = "stream")]
 mod stream_faults;
 #[cfg(feature = "stream")]
 mod stream_memory;

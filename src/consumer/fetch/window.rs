@@ -32,6 +32,22 @@ impl Fetch {
             }
         }
         self.resume(&free);
+        #[cfg(feature = "stream")]
+        self.tell_of_pauses();
+    }
+
+    /// What is kept back of paused partitions would never be done by itself.
+    #[cfg(feature = "stream")]
+    fn tell_of_pauses(&self) {
+        let is_held = self.lanes.iter().any(|lane| lane.is_paused);
+        let mut state = self.link.lock();
+        let is_new = is_held && !state.is_held;
+        state.is_held = is_held;
+        if is_new {
+            state.is_held_told = false;
+            drop(state);
+            self.link.wake_caller();
+        }
     }
 
     /// No harm where they are not paused.
