@@ -114,6 +114,17 @@ pub enum Error {
         source: Box<Error>,
     },
 
+    /// A stream worker's Kafka sink did not get a message there.
+    #[error("sink `{id}` did not deliver to `{topic}`: {source}")]
+    Sink {
+        /// The sink's id.
+        id: String,
+        /// The topic that the message was for.
+        topic: String,
+        /// What the producer said.
+        source: Box<Error>,
+    },
+
     /// A batch was handled, but whether its offsets are committed is not known: it may be delivered again.
     #[error("offsets of {partitions} were handled but not confirmed as committed: {reason}")]
     NotCommitted {
@@ -291,7 +302,7 @@ impl Error {
             Self::NotDelivered { failed, fatal, .. } => {
                 *fatal || failed.iter().any(|(_, e)| matches!(e.rdkafka_error_code(), Some(Code::Fatal | Code::Fenced)))
             }
-            Self::DeadLetter { source, .. } => source.is_fatal(),
+            Self::DeadLetter { source, .. } | Self::Sink { source, .. } => source.is_fatal(),
             // Any other failed client is replaced by the producer itself; here that would fence the one that took over.
             Self::Transaction { outcome, .. } => *outcome == TransactionOutcome::Fenced,
             Self::Closed(_) => true,
@@ -307,7 +318,7 @@ impl Error {
             Self::Handler { .. } => true,
             // The watermark is sent again with the next commit.
             Self::NotCommitted { .. } => true,
-            Self::DeadLetter { source, .. } => source.is_retriable(),
+            Self::DeadLetter { source, .. } | Self::Sink { source, .. } => source.is_retriable(),
             // Outages end. A message that is too large, or a topic that does not exist, stays so.
             Self::NotDelivered { failed, fatal, .. } => !fatal && failed.iter().all(|(_, error)| is_transient(error)),
             Self::Kafka(error) => is_transient(error),

@@ -67,7 +67,7 @@ impl KafkaSink {
     /// # Errors
     /// - [`Error::Encode`]: the message cannot be written as JSON. [`Error::Setting`] of `message`: it is null, which
     ///   the Python library does not send.
-    /// - As [`Producer::produce`].
+    /// - As [`KafkaSink::send_bytes`].
     pub async fn send<T: Serialize + ?Sized>(&self, topic: &str, message: &T) -> Result<Delivery> {
         let value = json::write(message).map_err(|source| Error::Encode { source })?;
         if value == b"null" {
@@ -79,12 +79,16 @@ impl KafkaSink {
     /// The same with a value as it is.
     ///
     /// # Errors
-    /// As [`Producer::produce`].
+    /// [`Error::Sink`] names the sink and the topic, and has what [`Producer::produce`] says.
     pub async fn send_bytes(&self, topic: &str, value: &[u8]) -> Result<Delivery> {
         let no_headers: [(&str, Option<&[u8]>); 0] = [];
         let headers = no_headers.into_iter();
         let record = RawRecord { topic, partition: None, key: None, value: Some(value), headers, timestamp: None };
-        self.producer.produce_raw_async(record).await
+        self.producer.produce_raw_async(record).await.map_err(|error| Error::Sink {
+            id: self.id.clone(),
+            topic: topic.to_owned(),
+            source: Box::new(error),
+        })
     }
 }
 

@@ -62,6 +62,8 @@ mod stream_faults;
 #[cfg(feature = "stream")]
 mod stream_memory;
 #[cfg(feature = "stream")]
+mod stream_outages;
+#[cfg(feature = "stream")]
 mod stream_policies;
 #[cfg(all(feature = "stream", feature = "redis"))]
 mod stream_sinks;
