@@ -60,11 +60,15 @@ mod stream_edges;
 #[cfg(feature = "stream")]
 mod stream_faults;
 #[cfg(feature = "stream")]
+mod stream_kills;
+#[cfg(feature = "stream")]
 mod stream_memory;
 #[cfg(feature = "stream")]
 mod stream_outages;
 #[cfg(feature = "stream")]
 mod stream_policies;
+#[cfg(feature = "stream")]
+mod stream_rebalance;
 #[cfg(all(feature = "stream", feature = "redis"))]
 mod stream_sinks;
 #[cfg(feature = "stream")]

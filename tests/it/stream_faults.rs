@@ -172,11 +172,31 @@ fn of_three_workers_one_is_killed_and_one_added() {
         take(&workers[1..], &mut all[1..]);
         (!all[3].is_empty()).then_some(())
     });
-    eventually(PATIENCE, "every record is handled", || {
+    // Balanced: each of the three has two partitions.
+    eventually(PATIENCE, "the load is spread", || {
+        total = add(5);
+        let before: Vec<usize> = all.iter().map(Vec::len).collect();
         take(&workers[1..], &mut all[1..]);
+        let new = all.iter().zip(before).skip(1).map(|(all, before)| &all[before..]);
+        let partitions = |all: &[Number]| all.iter().map(|(partition, _)| *partition).collect::<HashSet<_>>().len();
+        new.map(partitions).all(|count| count == 2).then_some(())
+    });
+    let every = |all: &[Vec<Number>], total: u32| {
         let seen: HashSet<&Number> = all.iter().flatten().collect();
         (seen.len() == (PARTITIONS as u32 * total) as usize).then_some(())
-    });
+    };
+    let go_on = |all: &mut [Vec<Number>], total: u32| {
+        eventually(PATIENCE, "every record is handled", || {
+            take(&workers[1..], &mut all[1..]);
+            every(all, total)
+        });
+    };
+    go_on(&mut all, total);
+    let before: Vec<usize> = all.iter().map(Vec::len).collect();
+    total = add(300);
+    go_on(&mut all, total);
+    let shares: Vec<usize> = all.iter().zip(before).skip(1).map(|(all, before)| all.len() - before).collect();
+    assert_eq!(shares, [600; 3], "of 1800 records");
     for (worker, all) in workers[1..].iter_mut().zip(&mut all[1..]) {
         worker.sigterm();
         assert!(worker.wait(PATIENCE).success());
@@ -200,7 +220,7 @@ fn of_three_workers_one_is_killed_and_one_added() {
                 *gaps.entry(*partition).or_default() += u32::from(*n != before + 1);
             }
         }
-        // Six come or go at the most: three at the start, the killed one, the fourth.
+        // So often the group changes at the most: three come at the start, one is killed, the fourth comes.
         assert!(gaps.values().all(|gaps| *gaps <= 5), "worker {index}: {gaps:?}");
     }
 }
