@@ -52,6 +52,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Redis`].
+    #[cfg(feature = "app")]
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
         self.twice(command).await
     }
@@ -61,6 +62,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Redis`]: there is no connection, or it was lost.
+    #[cfg(feature = "stream")]
     pub(crate) async fn run_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T> {
         self.twice(commands).await
     }

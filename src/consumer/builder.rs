@@ -66,7 +66,7 @@ impl ConsumerBuilder {
     }
 
     /// The same in another group.
-    #[cfg(any(feature = "app", feature = "stream"))]
+    #[cfg(feature = "app")]
     pub(crate) fn in_group(mut self, group: &str) -> Self {
         self.group = group.to_owned();
         self
@@ -76,7 +76,7 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     /// [`Error::Setting`]
-    #[cfg(any(feature = "app", feature = "stream"))]
+    #[cfg(feature = "app")]
     pub(crate) fn for_single_records(self) -> Result<Self> {
         let refused = [
             ("topics", !self.topics.is_empty(), "are not said here"),
@@ -102,7 +102,7 @@ impl ConsumerBuilder {
     }
 
     /// A consumer in another group, which reaches its brokers in the same way and reads everything from the start.
-    #[cfg(any(feature = "app", feature = "stream"))]
+    #[cfg(feature = "app")]
     pub(crate) fn sibling(&self, group: &str) -> Self {
         let settings = self.settings.clone().map([("auto.offset.reset", "earliest")]);
         Self { settings, ..Self::new(&self.service, &self.brokers, group) }
@@ -112,7 +112,7 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     /// As [`ConsumerBuilder::build`].
-    #[cfg(any(feature = "app", feature = "stream"))]
+    #[cfg(feature = "app")]
     pub(crate) fn connection(&self) -> Result<Vec<(String, String)>> {
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", &*self.group)];
         let settings = self.settings.resolve(&managed)?;

@@ -55,6 +55,7 @@ impl Consumer {
     ///
     /// # Errors
     /// As [`Consumer::process`], those of handlers aside.
+    #[cfg(feature = "app")]
     pub(crate) async fn take(&mut self, limit: usize) -> Result<Option<Arena>> {
         let deadline = Instant::now() + FOR_EVER;
         let Self { link, desk, .. } = self;
@@ -183,6 +184,7 @@ impl Tally {
 
     /// A handler of a record of this ownership waits for somebody's answer. A revocation does not wait for it as long as
     /// for others.
+    #[cfg(feature = "app")]
     pub(crate) fn lend(&self, tag: u64) {
         if let Some(begun) = self.0.lock().begun(tag) {
             begun.lent += 1;
@@ -191,6 +193,7 @@ impl Tally {
     }
 
     /// It waits no more.
+    #[cfg(feature = "app")]
     pub(crate) fn take_back(&self, tag: u64) {
         if let Some(begun) = self.0.lock().begun(tag) {
             begun.lent -= 1;

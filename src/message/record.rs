@@ -1,7 +1,8 @@
-//! A record as an app's handlers see it, for as long as any of them needs it.
+//! A record as handlers and agents see it, for as long as any of them needs it.
 
 use std::fmt;
 use std::ops::Range;
+#[cfg(feature = "app")]
 use std::str;
 use std::sync::Arc;
 
@@ -27,12 +28,14 @@ pub(crate) struct Parts {
     headers: Range<usize>,
     bytes: Box<[u8]>,
     /// What the handlers decode.
+    #[cfg(feature = "app")]
     pub(crate) message: Message,
     /// The envelope's history within the value, where there is one.
     pub(crate) history: Option<Range<usize>>,
 }
 
 /// Where a record's message stands.
+#[cfg(feature = "app")]
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Message {
     /// It is the value.
@@ -44,6 +47,7 @@ pub(crate) enum Message {
     Text(Box<str>),
 }
 
+#[cfg(feature = "app")]
 impl Message {
     /// The message that stands in this value.
     pub(crate) fn within<'a>(&'a self, value: &'a [u8]) -> &'a [u8] {
@@ -74,6 +78,7 @@ impl Parts {
             value,
             headers,
             bytes: bytes.into_boxed_slice(),
+            #[cfg(feature = "app")]
             message: Message::Value,
             history: None,
         }
@@ -95,6 +100,13 @@ impl Parts {
         Headers::from_encoded(&self.bytes[self.headers.clone()])
     }
 
+    pub(crate) fn share(self) -> Record {
+        Record(Arc::new(self))
+    }
+}
+
+#[cfg(feature = "app")]
+impl Parts {
     /// In milliseconds since 1970.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         self.timestamp
@@ -103,10 +115,6 @@ impl Parts {
     /// As `topic:partition:offset`.
     pub(crate) fn place(&self) -> String {
         format!("{}:{}:{}", self.topic(), self.source.partition, self.offset)
-    }
-
-    pub(crate) fn share(self) -> Record {
-        Record(Arc::new(self))
     }
 }
 
@@ -171,24 +179,9 @@ impl Record {
         serde_json::from_slice::<&RawValue>(value.get(range)?).ok().map(History::from_checked)
     }
 
-    /// What the handlers decode.
-    pub(crate) fn message(&self) -> &[u8] {
-        self.0.message.within(self.value().unwrap_or_default())
-    }
-
-    /// The bytes of key, value and headers.
-    pub(crate) fn size(&self) -> usize {
-        self.0.bytes.len()
-    }
-
     /// The ownership under which it was read.
     pub(crate) fn tag(&self) -> u64 {
         self.0.source.tag
-    }
-
-    /// The header that says to which question an answer belongs: the last one where there are several.
-    pub(crate) fn event_id(&self) -> Option<&str> {
-        self.headers().get("event_id").and_then(|id| str::from_utf8(id).ok())
     }
 
     /// As a batch of its own, after so many failures.
@@ -208,6 +201,24 @@ impl Record {
             arena.blame(0);
         }
         arena
+    }
+}
+
+#[cfg(feature = "app")]
+impl Record {
+    /// What the handlers decode.
+    pub(crate) fn message(&self) -> &[u8] {
+        self.0.message.within(self.value().unwrap_or_default())
+    }
+
+    /// The bytes of key, value and headers.
+    pub(crate) fn size(&self) -> usize {
+        self.0.bytes.len()
+    }
+
+    /// The header that says to which question an answer belongs: the last one where there are several.
+    pub(crate) fn event_id(&self) -> Option<&str> {
+        self.headers().get("event_id").and_then(|id| str::from_utf8(id).ok())
     }
 
     /// As `topic:partition:offset`.

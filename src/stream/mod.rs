@@ -79,6 +79,7 @@ mod stage;
 mod statistics;
 mod worker;
 
+pub use crate::message::Record;
 pub use agent::Agent;
 pub use builder::WorkerBuilder;
 pub use kafka_sink::{Kafka, KafkaSink};
