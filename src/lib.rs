@@ -204,6 +204,11 @@
 //! With the feature `app`, a service registers handlers by an event's name, chains transactions, and asks other services
 //! through Kafka. See the module `app`.
 //!
+//! # Stream workers
+//!
+//! With the feature `stream`, a worker passes a topic's messages through a chain of agents, which gather them in batches
+//! and send them to Kafka, Redis or a sink of one's own. See the module `stream`.
+//!
 //! # Testing
 //!
 //! [`testing::Records`] makes a batch for a handler without any broker. [`testing::EmbeddedBroker`] is a broker for the
@@ -218,7 +223,8 @@
 //! | `signal` | `Consumer::stop_on_signals`, and with `tokio` `shutdown_signal`: SIGINT and SIGTERM |
 //! | `tokio` | `Consumer::run_async`, `Producer::produce_async` and `produce_batch_async`; needs tokio's time driver |
 //! | `app` | the module `app`: handlers by event, pipelines, request and response; with it `signal` and `tokio` |
-//! | `redis` | `app::RedisCache`: responses reach the replica that waits for them |
+//! | `stream` | the module `stream`: workers that pass messages through agents to sinks; with it `signal` and `tokio` |
+//! | `redis` | `app::RedisCache`: responses reach the replica that waits for them; `stream::RedisSink` |
 //! | `export` | the module `export`: filters, and clients that export what they say; numbers of untyped payloads then keep their text |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
 //! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
