@@ -28,12 +28,15 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 /// Runs an example, and returns what it printed. Panics if it fails or does not end.
 pub(crate) fn run(name: &str, bootstrap: Option<&str>) -> String {
+    run_with(name, bootstrap.map(|bootstrap| ("KAFKA_BOOTSTRAP_SERVERS", bootstrap)))
+}
+
+/// The same with variables of the environment.
+pub(crate) fn run_with<'a>(name: &str, variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(unique(name));
     let mut command = Command::new(program(name));
-    command.env_remove("RUST_LOG").env_remove("KAFKA_BOOTSTRAP_SERVERS");
-    if let Some(bootstrap) = bootstrap {
-        command.env("KAFKA_BOOTSTRAP_SERVERS", bootstrap);
-    }
+    command.env_remove("RUST_LOG").env_remove("KAFKA_BOOTSTRAP_SERVERS").env_remove("REDIS_URL");
+    command.envs(variables);
     let mut process = Leashed::spawn(&command, Some(fs::File::create(&log).unwrap()), None);
     let status = process.wait(DEADLINE, name);
     let printed = fs::read_to_string(&log).unwrap();
@@ -76,6 +79,8 @@ fn the_examples_run_without_a_broker() {
         ("producer", "stream:  1000 acknowledged"),
         ("quickstart", "1000 orders in, 1000 invoices out, "),
         ("retry_and_dead_letter", "60 records = 57 handled + 3 dead letters"),
+        #[cfg(all(feature = "redis", feature = "stream"))]
+        ("stream_worker", "1000 scores in scores, from windows of 50\n"),
         ("testing_a_service", "2 orders looked at"),
     ] {
         let printed = run(name, None);
