@@ -191,6 +191,9 @@ pub enum Error {
         address: String,
         /// Why it is of no use.
         reason: String,
+        /// Whether it would say the same again: it refused the command, or its answer is of another type. What passes is
+        /// no refusal, as that its memory is full.
+        refused: bool,
     },
 
     /// No broker answers.
@@ -215,8 +218,9 @@ pub enum Error {
         source: KafkaError,
     },
 
-    /// The consumer's own thread ended, so nothing can be fetched any more. Build a new consumer.
-    #[error("the consumer is closed: {0}")]
+    /// What all else needs has ended, cannot begin, or did not end in time: a client's thread, a task, a sink. The text
+    /// says which. Build a new one.
+    #[error("cannot go on: {0}")]
     Closed(String),
 
     /// An error of the Kafka client itself.
@@ -322,8 +326,10 @@ impl Error {
             // Outages end. A message that is too large, or a topic that does not exist, stays so.
             Self::NotDelivered { failed, fatal, .. } => !fatal && failed.iter().all(|(_, error)| is_transient(error)),
             Self::Kafka(error) => is_transient(error),
-            // They may be on their way up.
-            Self::Redis { .. } | Self::Unreachable { .. } => true,
+            // A server may be on its way up.
+            Self::Unreachable { .. } => true,
+            // It may be on its way up. A command that it refuses, for the type of a key or missing rights, it will again.
+            Self::Redis { refused, .. } => !refused,
             // So may whoever is to answer.
             Self::NoResponse { .. } => true,
             // What a rebalance took away the group gives to somebody; an outage ends. Missing rights stay missing.
@@ -475,6 +481,21 @@ mod tests {
             Error::Undecodable { topic: "orders".into(), partition: 3, offset: 42, key: Some("k".into()), source };
         assert_eq!(error.to_string(), "cannot decode orders:3:42:k: no `item`");
         assert!(!error.is_retriable() && !error.is_fatal());
+    }
+
+    #[test]
+    fn a_redis_that_does_not_answer_is_asked_again_and_one_that_refuses_is_not() {
+        let redis = |refused| Error::Redis { address: "redis:6379".into(), reason: "why".into(), refused };
+        assert_eq!(redis(false).to_string(), "Redis at redis:6379: why");
+        assert!(redis(false).is_retriable() && !redis(false).is_fatal());
+        assert!(!redis(true).is_retriable() && !redis(true).is_fatal());
+    }
+
+    #[test]
+    fn whatever_is_closed_says_so_itself() {
+        let closed = Error::Closed("the sink `cache` did not close within 5s".into());
+        assert_eq!(closed.to_string(), "cannot go on: the sink `cache` did not close within 5s");
+        assert!(closed.is_fatal() && !closed.is_retriable());
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Connection {
             Ok(Err(error)) if error.kind() == ErrorKind::AuthenticationFailed => {
                 Err(Error::setting("redis", format!("Redis at {address} refuses user or password")))
             }
-            Ok(Err(error)) => Err(Error::Redis { address, reason: error.to_string() }),
+            Ok(Err(error)) => Err(failed(&address, &error, error.to_string())),
             Err(_) => Err(late(&address)),
         }
     }
@@ -67,6 +67,11 @@ impl Connection {
         self.twice(commands).await
     }
 
+    /// The error of a command.
+    pub(crate) fn failed(&self, error: &RedisError, reason: String) -> Error {
+        failed(&self.address, error, reason)
+    }
+
     async fn twice<T: FromRedisValue>(&self, query: &impl Query) -> Result<T> {
         let mut manager = self.manager.clone();
         let running = async {
@@ -77,9 +82,7 @@ impl Connection {
             }
         };
         match tokio::time::timeout(TIMEOUT, running).await {
-            Ok(answer) => {
-                answer.map_err(|error| Error::Redis { address: self.address.clone(), reason: error.to_string() })
-            }
+            Ok(answer) => answer.map_err(|error| self.failed(&error, error.to_string())),
             Err(_) => Err(late(&self.address)),
         }
     }
@@ -107,5 +110,52 @@ fn is_lost(error: &RedisError) -> bool {
 }
 
 fn late(address: &str) -> Error {
-    Error::Redis { address: address.to_owned(), reason: format!("no answer within {TIMEOUT:?}") }
+    Error::Redis { address: address.to_owned(), reason: format!("no answer within {TIMEOUT:?}"), refused: false }
+}
+
+fn failed(address: &str, error: &RedisError, reason: String) -> Error {
+    Error::Redis { address: address.to_owned(), reason, refused: is_refused(error) }
+}
+
+/// What Redis says while it starts, runs a script, changes its master, or is full. That passes.
+const PASSING: [&str; 9] =
+    ["BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN"];
+
+fn is_refused(error: &RedisError) -> bool {
+    !error.is_io_error() && !error.code().is_some_and(|code| PASSING.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_refuses_it_refuses_again_and_what_passes_is_retriable() {
+        let answered = |line: &str| {
+            let answer = ::redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+            let error = answer.and_then(::redis::Value::extract_error).unwrap_err();
+            failed("redis:6379", &error, error.to_string())
+        };
+        for line in [
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            "ERR unknown command 'NOSUCH'",
+            "NOPERM this user has no permissions",
+            "NOAUTH Authentication required.",
+        ] {
+            assert!(!answered(line).is_retriable(), "{line}");
+        }
+        for line in [
+            "LOADING Redis is loading the dataset in memory",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "READONLY You can't write against a read only replica.",
+            "BUSY Redis is busy running a script.",
+        ] {
+            assert!(answered(line).is_retriable(), "{line}");
+        }
+        let lost = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert!(failed("redis:6379", &lost, lost.to_string()).is_retriable());
+        assert!(late("redis:6379").is_retriable());
+        let mistyped = RedisError::from((ErrorKind::UnexpectedReturnType, "not a number"));
+        assert!(!failed("redis:6379", &mistyped, mistyped.to_string()).is_retriable());
+    }
 }

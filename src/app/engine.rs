@@ -195,7 +195,7 @@ impl Engine {
     }
 
     fn consumer(&self) -> Result<&Consumer> {
-        self.consumer.0.as_ref().ok_or_else(|| Error::Closed("it has ended".into()))
+        self.consumer.0.as_ref().ok_or_else(|| Error::Closed("the consumer has ended".into()))
     }
 
     /// Begins whatever there is a place for.
@@ -422,7 +422,7 @@ pub(super) async fn on_thread(end: impl FnOnce() -> Result<()> + Send + 'static)
         .name("kafka-envelope end".into())
         .spawn(work)
         .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
-    ended.await.unwrap_or_else(|_| Err(Error::Closed("its end panicked".into())))
+    ended.await.unwrap_or_else(|_| Err(Error::Closed("the end of a client panicked".into())))
 }
 
 fn undecodable(record: &Record, source: serde_json::Error) -> Error {

@@ -136,7 +136,8 @@ impl Reading {
         if let Some(task) = &mut self.task {
             let outcome = pin!(task).await;
             self.task = None;
-            self.outcome = outcome.unwrap_or_else(|error| Err(Error::Closed(error.to_string())));
+            self.outcome = outcome
+                .unwrap_or_else(|error| Err(Error::Closed(format!("the reader of responses has failed: {error}"))));
         }
     }
 

@@ -160,7 +160,7 @@ impl DeadLetters {
                 Err(Error::setting("dead_letter_topic", "the record was read from it: its letter would come back"))
             }
             Some(outlet) => outlet.send(letter),
-            None => Err(Error::Closed("its writer of dead letters has ended".into())),
+            None => Err(Error::Closed("the writer of dead letters has ended".into())),
         };
         sent.map_err(|error| self.not_written(arena, record, error))
     }

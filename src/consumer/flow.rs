@@ -119,7 +119,7 @@ impl Consumer {
     pub(crate) fn bury(&self, arena: &Arena, error: &Error) -> Result<Pending> {
         match (arena.records().first(), &self.desk.options.dead_letters) {
             (Some(record), Some(dead_letters)) => dead_letters.send(arena, record, &Reason::of(error)),
-            _ => Err(Error::Closed("it writes no dead letters".into())),
+            _ => Err(Error::Closed("the consumer writes no dead letters".into())),
         }
     }
 

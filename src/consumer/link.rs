@@ -294,7 +294,7 @@ impl State {
     /// Why nothing will be done any more.
     pub(super) fn beyond_use(&self) -> Option<Error> {
         let fatal = self.fatal.map(|code| Error::Kafka(KafkaError::MessageConsumptionFatal(code)));
-        fatal.or_else(|| self.ended.then(|| Error::Closed("its fetch thread has ended".into())))
+        fatal.or_else(|| self.ended.then(|| Error::Closed("the consumer's fetch thread has ended".into())))
     }
 
     /// Why nothing can be handled now, or not all that should be.
@@ -322,7 +322,7 @@ impl State {
             return Look::Done(Ok(()));
         }
         if self.ended {
-            return Look::Done(Err(Error::Closed("its fetch thread has ended".into())));
+            return Look::Done(Err(Error::Closed("the consumer's fetch thread has ended".into())));
         }
         // A client that is beyond use commits nothing more.
         if Instant::now() >= deadline || self.fatal.is_some() {

@@ -428,7 +428,9 @@ impl Consumer {
         let confirmed = match wait() {
             Ok(confirmed) => confirmed,
             Err(RecvTimeoutError::Timeout) => return Err(left_behind(timeout)),
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::Closed("its fetch thread has ended".into())),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::Closed("the consumer's fetch thread has ended".into()));
+            }
         };
         match wait() {
             Err(RecvTimeoutError::Timeout) => confirmed.and(Err(left_behind(timeout))),
@@ -454,7 +456,7 @@ fn bury(desk: &mut Desk, link: &Link, next: Next) -> Result<Next> {
 
 fn left_behind(timeout: Duration) -> Error {
     Error::Closed(format!(
-        "its Kafka client did not end within {timeout:?}, as with a broker that does not answer; it is left to the end \
+        "the consumer's Kafka client did not end within {timeout:?}, as with a broker that does not answer; it is left to the end \
          of the process"
     ))
 }

@@ -296,7 +296,7 @@ impl Inner {
         if tracker.wait(|| self.threads.poller_ended()) {
             return Ok(());
         }
-        Err(Error::Closed("the thread that takes its delivery reports ended".to_owned()))
+        Err(Error::Closed("the thread that takes the producer's delivery reports has ended".to_owned()))
     }
 }
 

@@ -138,7 +138,7 @@ impl RedisSink {
         let answers = answers.map(|((answer, command), number)| {
             answer.map_err(|error| {
                 let name = name(command).unwrap_or_default();
-                self.error(format!("command {number} of {of}, `{name}`: {error}"))
+                self.connection.failed(&error, format!("command {number} of {of}, `{name}`: {error}"))
             })
         });
         answers.collect()
@@ -149,13 +149,9 @@ impl RedisSink {
         // It has just been started, and reads what it kept.
         let mut errors = answers.iter().filter_map(|answer| answer.as_ref().err());
         match errors.find(|error| error.code() == Some("LOADING")) {
-            Some(error) => Err(self.error(error.to_string())),
+            Some(error) => Err(self.connection.failed(error, error.to_string())),
             None => Ok(answers),
         }
-    }
-
-    fn error(&self, reason: String) -> Error {
-        Error::Redis { address: self.connection.address().to_owned(), reason }
     }
 }
 

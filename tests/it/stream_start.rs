@@ -131,7 +131,7 @@ impl Sink for Shaky {
 /// Until it has, and before anything is read; not again after what another attempt would not mend.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_of_ones_own_connects() {
-    let away = || Err(Error::Redis { address: "there".into(), reason: "not yet".into() });
+    let away = || Err(Error::Redis { address: "there".into(), reason: "not yet".into(), refused: false });
     let refused = || Err(Error::Setting { key: "password".into(), reason: "is wrong".into() });
     for (answers, is_fine) in
         [(vec![away(), away(), Ok(())], true), (vec![away(), refused()], false), (vec![away(), away(), away()], false)]

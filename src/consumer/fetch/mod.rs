@@ -118,7 +118,7 @@ impl Fetch {
     pub(super) fn run(mut self, done: &SyncSender<Result<()>>) {
         let confirmed = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
             // Not ours: a logger of the user's, most likely.
-            let panicked = || Error::Closed(format!("its fetch thread panicked: {}", panic_text(&*panic)));
+            let panicked = || Error::Closed(format!("the consumer's fetch thread panicked: {}", panic_text(&*panic)));
             self.link.lock().failure = Some(panicked());
             // A rebalance may have been left without an answer, for which the client's end would wait.
             let consumer = self.reader.consumer();
