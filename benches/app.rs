@@ -4,15 +4,17 @@
 //! `bash scripts/bench.sh app` starts a broker where `KAFKA_BOOTSTRAP_SERVERS` names none. What is compared takes turns
 //! within one run: a ratio means something, figures of different runs or machines do not.
 
+mod common;
+
 use std::collections::HashMap;
 use std::env;
-use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use common::{Outcome, create_topic};
 use kafka_envelope::HandlerError;
 use kafka_envelope::app::{App, Context, Event};
 use kafka_envelope::settings;
@@ -22,8 +24,6 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, Semaphore};
-
-type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// How many events are registered.
 const EVENTS: [u64; 3] = [1, 100, 10_000];
@@ -58,16 +58,6 @@ fn number(name: &str, default: u64) -> Outcome<u64> {
 fn unique(prefix: &str) -> String {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     format!("{prefix}-{nanos}")
-}
-
-fn create_topic(brokers: &str, topic: &str) -> Outcome<()> {
-    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
-    for result in futures_executor::block_on(admin.create_topics([&new], &AdminOptions::new()))? {
-        result.map_err(|(topic, code)| format!("{topic}: {code}"))?;
-    }
-    Ok(())
 }
 
 fn plain_producer(brokers: &str) -> Outcome<BaseProducer> {

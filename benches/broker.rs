@@ -6,20 +6,20 @@
 //!
 //! Reads `/proc`, so it runs on Linux.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::env;
-use std::error::Error;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use common::{Outcome, create_topic};
 use kafka_envelope::{Batch, Consumer, Message, Producer, settings};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-
-type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const BATCH: usize = 500;
 const LOOPS: [(&str, &str); 3] = [
@@ -145,16 +145,6 @@ fn load(brokers: &str, topic: &str, records: u64) -> Outcome<()> {
     }
     producer.flush(Duration::from_secs(60))?;
     eprintln!("{records} envelopes of {bytes} bytes are in {topic}");
-    Ok(())
-}
-
-fn create_topic(brokers: &str, topic: &str) -> Outcome<()> {
-    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
-    for result in futures_executor::block_on(admin.create_topics([&new], &AdminOptions::new()))? {
-        result.map_err(|(topic, code)| format!("{topic}: {code}"))?;
-    }
     Ok(())
 }
 
