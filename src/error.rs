@@ -237,6 +237,16 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// Enough of a key to find it, however long it is.
+pub(crate) fn excerpt(key: &[u8]) -> String {
+    const LONGEST: usize = 100;
+    let text = String::from_utf8_lossy(key);
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
+    }
+}
+
 /// What a panic said.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
@@ -292,6 +302,17 @@ impl fmt::Display for First<'_> {
 impl Error {
     pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Setting { key: key.into(), reason: reason.into() }
+    }
+
+    /// A record at this place cannot be read.
+    pub(crate) fn undecodable(
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        key: Option<&[u8]>,
+        source: serde_json::Error,
+    ) -> Self {
+        Self::Undecodable { topic: topic.to_owned(), partition, offset, key: key.map(excerpt), source }
     }
 
     /// Whether the client that answered this is beyond use: a new one has to be built.

@@ -47,7 +47,7 @@ use serde::de::Error as _;
 use crate::client;
 use crate::envelope::{self, BatchRef, Envelope, History, Ref};
 use crate::error::{Error, Result};
-use crate::message::{excerpt, wire_size};
+use crate::message::wire_size;
 use crate::native;
 use crate::settings::{Settings, check};
 
@@ -321,13 +321,7 @@ pub fn unpack<M: Message>(record: &M) -> Result<Option<Unpacked<'_>>> {
 /// A decode error with the record's place.
 fn undecodable(record: &Ref, key: Option<&[u8]>, error: Error) -> Error {
     match error {
-        Error::Decode { source } => Error::Undecodable {
-            topic: record.topic.clone(),
-            partition: record.partition,
-            offset: record.offset,
-            key: key.map(excerpt),
-            source,
-        },
+        Error::Decode { source } => Error::undecodable(&record.topic, record.partition, record.offset, key, source),
         error => error,
     }
 }

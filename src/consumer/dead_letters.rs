@@ -7,9 +7,9 @@ use std::fmt;
 use std::time::Duration;
 use std::vec;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
+use crate::message::Headers;
 use crate::message::arena::{Arena, Record};
-use crate::message::{Headers, excerpt};
 use crate::producer::{Delivery, Pending, Producer, RawRecord};
 use crate::settings::Resolved;
 

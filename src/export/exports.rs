@@ -11,7 +11,6 @@ use crate::export::fields::Fields;
 use crate::export::filters::Filters;
 use crate::export::mapping::{Fault, Half, Mapped, Mapping};
 use crate::export::shape::Shape;
-use crate::message::excerpt;
 
 /// What messages and results look like.
 #[derive(Clone, Debug, Default)]
@@ -170,13 +169,8 @@ fn read(value: &[u8], is_envelope: bool) -> Result<(Option<Fields<'_>>, Option<H
 }
 
 fn undecodable(record: &Ref, source: serde_json::Error) -> Error {
-    Error::Undecodable {
-        topic: record.topic.clone(),
-        partition: record.partition,
-        offset: record.offset,
-        key: record.key.as_deref().map(|key| excerpt(key.as_bytes())),
-        source,
-    }
+    let key = record.key.as_deref().map(str::as_bytes);
+    Error::undecodable(&record.topic, record.partition, record.offset, key, source)
 }
 
 fn unmapped(record: &Ref, fault: Fault) -> Error {

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::envelope::bounded;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, excerpt};
 use crate::export::fields::Fields;
 use crate::export::mapping::{Entry, Half, Mapping};
 use crate::export::strict;
-use crate::message::excerpt;
 use crate::settings::check;
 
 /// So many keys may a path have. JSON that nests deeper is not read anyway.

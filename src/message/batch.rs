@@ -282,21 +282,5 @@ fn decode_record<'a, T: Deserialize<'a>>(
 
 fn undecodable(arena: &Arena, record: &Record, source: serde_json::Error) -> Error {
     let from = arena.source(record);
-    Error::Undecodable {
-        topic: (*from.topic).to_owned(),
-        partition: from.partition,
-        offset: record.offset,
-        key: arena.key(record).map(excerpt),
-        source,
-    }
-}
-
-/// Enough of a key to find it, however long it is.
-pub(crate) fn excerpt(key: &[u8]) -> String {
-    const LONGEST: usize = 100;
-    let text = String::from_utf8_lossy(key);
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into_owned(),
-    }
+    Error::undecodable(&from.topic, from.partition, record.offset, arena.key(record), source)
 }

@@ -12,7 +12,7 @@ pub use outgoing::{Message, Oversize};
 #[cfg(any(feature = "app", feature = "stream"))]
 pub use record::Record;
 
-pub(crate) use batch::{Unreadable, decode, excerpt};
+pub(crate) use batch::{Unreadable, decode};
 pub(crate) use outgoing::{NewHeader, check_header_names, header, wire_size};
 #[cfg(feature = "app")]
 pub(crate) use outgoing::{check_partition, check_timestamp};

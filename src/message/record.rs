@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 
 use crate::envelope::{History, Ref};
+use crate::error::Error;
 use crate::message::arena::{Arena, NewRecord, Record as Place, Source};
 use crate::message::{Headers, TimestampType};
 
@@ -177,6 +178,11 @@ impl Record {
     fn history(&self) -> Option<History> {
         let (range, value) = (self.0.history.clone()?, self.value()?);
         serde_json::from_slice::<&RawValue>(value.get(range)?).ok().map(History::from_checked)
+    }
+
+    /// It cannot be read.
+    pub(crate) fn undecodable(&self, source: serde_json::Error) -> Error {
+        Error::undecodable(self.topic(), self.partition(), self.offset(), self.key(), source)
     }
 
     /// The ownership under which it was read.

@@ -14,7 +14,6 @@ use tokio::time::{Instant, timeout};
 use crate::consumer::{After, Backoff, Consumer, Flow, Health, Policies, Tally, first_of};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
-use crate::message::excerpt;
 use crate::message::record::{Parts, Record};
 use crate::producer::Delivery;
 use crate::stream::attempts::{ATTEMPT, Attempts};
@@ -288,13 +287,7 @@ fn stage_ended(ended: Result<Result<()>, JoinError>) -> Result<()> {
 }
 
 fn undecodable(record: &Record, source: serde_json::Error) -> Error {
-    Error::Undecodable {
-        topic: record.topic().to_owned(),
-        partition: record.partition(),
-        offset: record.offset(),
-        key: record.key().map(excerpt),
-        source,
-    }
+    record.undecodable(source)
 }
 
 impl fmt::Debug for Worker {

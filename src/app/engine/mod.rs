@@ -1,5 +1,7 @@
 //! Takes records, gives them to handlers, and says of each when it is done.
 
+mod end;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::future::{pending, poll_fn};
@@ -9,9 +11,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet, yield_now};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use crate::app::counts::{Count, Counts};
 use crate::app::emitter::Emitter;
@@ -22,18 +24,15 @@ use crate::app::task::{Kind, Route, Router};
 use crate::consumer::{After, Consumer, Policies, Tally, first_of};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
-use crate::message::excerpt;
 use crate::message::record::{Parts, Record};
 use crate::producer::Delivery;
+
+pub(super) use end::{CLOSE, Owned, on_thread};
 
 /// The most records that are taken at once.
 const TAKE: usize = 500;
 /// The most that share a task.
 const SHARE: usize = 16;
-/// How long the end waits for tasks that were given up to be dropped.
-const ABORT: Duration = Duration::from_millis(500);
-/// How long the client's end may take.
-pub(super) const CLOSE: Duration = Duration::from_secs(5);
 
 /// What the builder says.
 pub(super) struct Options {
@@ -72,18 +71,6 @@ pub(super) struct Engine {
 enum Ended {
     Handlers(Shared),
     Letter { job: Option<usize>, record: Record, arena: Arena, outcome: Result<Delivery> },
-}
-
-/// A consumer whose end does not block the thread that drops it.
-pub(super) struct Owned(pub(super) Option<Consumer>);
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        if let Some(consumer) = self.0.take() {
-            // Without a thread it has to block here.
-            let _ = std::thread::Builder::new().name("kafka-envelope close".into()).spawn(move || drop(consumer));
-        }
-    }
 }
 
 impl Engine {
@@ -177,7 +164,7 @@ impl Engine {
                     self.counts.add(Count::WithoutEvent);
                 }
                 Route::Unreadable(source) => {
-                    let error = undecodable(&record, source);
+                    let error = record.undecodable(source);
                     match self.policies.after_unreadable() {
                         After::Stop | After::Again(_) => return Err(error),
                         After::Skip => self.skip(&record, 0, &error),
@@ -246,15 +233,15 @@ impl Engine {
                         self.running.spawn(async { Ended::Handlers(one.wait().await) });
                     }
                     for (unit, ended) in ended {
-                        outcome = outcome.and(self.settle(unit, ended));
+                        outcome = first_of(outcome, self.settle(unit, ended));
                     }
                 }
                 Ok(Ended::Letter { job, record, arena, outcome: letter }) => {
                     self.ended.push(record.tag());
-                    outcome = outcome.and(self.letter_ended(job, &record, &arena, letter));
+                    outcome = first_of(outcome, self.letter_ended(job, &record, &arena, letter));
                 }
                 // Of whom it is not known, so that its records would wait for ever.
-                Err(error) => outcome = outcome.and(Err(Error::Closed(format!("a task has failed: {error}")))),
+                Err(error) => outcome = first_of(outcome, Err(Error::Closed(format!("a task has failed: {error}")))),
             }
             match self.running.try_join_next() {
                 Some(ended) => next = ended,
@@ -294,7 +281,7 @@ impl Engine {
                 job.end = End::Rejected;
                 return self.unit_ended(unit);
             }
-            Outcome::Unreadable(source) => (self.policies.after_unreadable(), undecodable(&job.record, source)),
+            Outcome::Unreadable(source) => (self.policies.after_unreadable(), job.record.undecodable(source)),
             Outcome::Failed(source) | Outcome::Panicked(source) => {
                 let failures = job.failed(unit);
                 let after = self.policies.after_failure(failures);
@@ -378,60 +365,6 @@ impl Engine {
         self.tally.end(&self.ended, &self.done);
         self.ended.clear();
         self.done.clear();
-    }
-
-    /// What is being handled is finished, but no longer than for the drain's time.
-    async fn finish(&mut self) -> Result<()> {
-        self.schedule.clear();
-        self.retries.clear();
-        let deadline = Instant::now() + self.drain;
-        let mut outcome = Ok(());
-        while let Ok(Some(ended)) = timeout_at(deadline, self.running.join_next()).await {
-            let settled = self.settle_all(ended);
-            // Nothing begins any more.
-            self.schedule.clear();
-            self.retries.clear();
-            self.tell();
-            outcome = outcome.and(settled);
-        }
-        if !self.running.is_empty() {
-            let (left, drain) = (self.running.len(), self.drain);
-            log::warn!("{left} tasks are given up, which did not end within {drain:?}: their records come again");
-            self.running.abort_all();
-            // One that blocks its thread, or panics in a drop, has no end that could be waited for.
-            let ended = async { while self.running.join_next().await.is_some() {} };
-            let _ = timeout(ABORT, ended).await;
-        }
-        outcome
-    }
-
-    /// What is done is committed, and the consumer leaves its group.
-    async fn close(&mut self) -> Result<()> {
-        self.tell();
-        let Some(mut consumer) = self.consumer.0.take() else { return Ok(()) };
-        let confirmed = consumer.confirm_async(true).await;
-        first_of(confirmed, on_thread(move || consumer.close(CLOSE)).await)
-    }
-}
-
-/// Runs on a thread of its own: those of the runtime that may block may all be taken, by handlers that never end.
-pub(super) async fn on_thread(end: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
-    let (sender, ended) = oneshot::channel();
-    let work = move || drop(sender.send(end()));
-    std::thread::Builder::new()
-        .name("kafka-envelope end".into())
-        .spawn(work)
-        .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
-    ended.await.unwrap_or_else(|_| Err(Error::Closed("the end of a client panicked".into())))
-}
-
-fn undecodable(record: &Record, source: serde_json::Error) -> Error {
-    Error::Undecodable {
-        topic: record.topic().to_owned(),
-        partition: record.partition(),
-        offset: record.offset(),
-        key: record.key().map(excerpt),
-        source,
     }
 }
 

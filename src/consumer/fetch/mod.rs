@@ -39,8 +39,7 @@ use crate::native::{Reader, Reply};
 
 /// How long a quiet consumer sleeps at most, to serve what rings no bell.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long a revocation waits for handlers once all of them wait for somebody's answer. Whoever is to answer may be waiting for the
-/// revocation.
+/// How long a revocation waits once all handlers wait for answers: who is to give them may be waiting for it.
 const ANSWERS: Duration = Duration::from_secs(1);
 /// How long until a seek is tried again that came before the partition is being fetched.
 const SEEK_PAUSE: Duration = Duration::from_millis(100);

@@ -1,10 +1,10 @@
 //! What was read of the filter topic, and what it makes of the filters. Knows nothing of Kafka's client.
 
 use crate::envelope::Ref;
+use crate::error::excerpt;
 use crate::export::filter_message::{Change, FilterMessage};
 use crate::export::filters::Filters;
 use crate::export::timestamp::TimeFormat;
-use crate::message::excerpt;
 
 /// A filter that was put or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
