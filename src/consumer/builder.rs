@@ -101,6 +101,17 @@ impl ConsumerBuilder {
         }
     }
 
+    /// Where nobody says how large the window is, it has room for so many records that are kept back on purpose, too.
+    #[cfg(feature = "stream")]
+    pub(crate) fn keeping_back(mut self, records: usize) -> Self {
+        self.max_window = self.max_window.or(Some(records.saturating_add(self.default_window())));
+        self
+    }
+
+    fn default_window(&self) -> usize {
+        self.batch_size.saturating_mul(10).max(100_000)
+    }
+
     /// A consumer in another group, which reaches its brokers in the same way and reads everything from the start.
     #[cfg(feature = "app")]
     pub(crate) fn sibling(&self, group: &str) -> Self {
@@ -243,7 +254,7 @@ impl ConsumerBuilder {
     /// [`Error::Setting`] for whatever cannot work, before anything connects.
     pub fn build(self) -> Result<Consumer> {
         self.check()?;
-        let max_window = self.max_window.unwrap_or_else(|| self.batch_size.saturating_mul(10).max(100_000));
+        let max_window = self.max_window.unwrap_or_else(|| self.default_window());
         let mut settings = self.settings.clone().client_id(&self.service);
         // Dead letters must not come back by a pattern that their topic matches, too.
         let is_pattern = |topic: &String| topic.starts_with('^');

@@ -147,6 +147,14 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         self
     }
 
+    /// How many elements wait in its batches, one being filled included.
+    pub(super) fn keeps_back(&self) -> usize {
+        match self.work {
+            Work::Each(_) => 0,
+            Work::Batched { size, .. } => size.saturating_mul(self.concurrency.saturating_add(1)),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |reason: &str| Err(Error::setting("agent", format!("`{}` {reason}", self.name)));
         if self.name.is_empty() {

@@ -29,12 +29,19 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Builds a [`Worker`]; see [`Worker::builder`]. `Next` is what the next agent gets.
 #[must_use = "a builder does nothing until `build`"]
 pub struct WorkerBuilder<Next> {
+    plan: Plan,
+    open: Receiver<Next>,
+}
+
+/// What was said so far, whatever the next agent gets.
+struct Plan {
     topic: String,
     brokers: String,
     consumer: ConsumerBuilder,
     feed: Box<dyn Feed>,
-    open: Receiver<Next>,
     agents: Vec<Start>,
+    /// How many elements all their batches hold.
+    kept_back: usize,
     sinks: Vec<Box<dyn AnySink>>,
     backoff: Backoff,
     drain: Duration,
@@ -44,18 +51,19 @@ pub struct WorkerBuilder<Next> {
 impl<In: DeserializeOwned + Send + 'static> WorkerBuilder<In> {
     pub(super) fn new(topic: &str, brokers: &str, group: &str) -> Self {
         let (feed, open) = feed(read::elements(false));
-        Self {
+        let plan = Plan {
             topic: topic.to_owned(),
             brokers: brokers.to_owned(),
             consumer: Consumer::builder(group, brokers, group),
             feed,
-            open,
             agents: Vec::new(),
+            kept_back: 0,
             sinks: Vec::new(),
             backoff: AT_START,
             drain: DRAIN,
             error: None,
-        }
+        };
+        Self { plan, open }
     }
 
     /// Records are envelopes, and what the first agent gets are the elements of their items.
@@ -84,54 +92,56 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
     }
 
     fn read<T: Send + 'static>(self, read: Read<T>) -> WorkerBuilder<T> {
-        let Self { topic, brokers, consumer, agents, sinks, backoff, drain, mut error, .. } = self;
-        if !agents.is_empty() {
-            error =
-                error.or_else(|| Some(Error::setting("agent", "how records are read is said before the first one")));
+        let Self { mut plan, .. } = self;
+        if !plan.agents.is_empty() {
+            plan.refuse(Error::setting("agent", "how records are read is said before the first one"));
         }
         let (feed, open) = feed(read);
-        WorkerBuilder { topic, brokers, consumer, feed, open, agents, sinks, backoff, drain, error }
+        WorkerBuilder { plan: Plan { feed, ..plan }, open }
     }
 
     /// Adds an agent, which gets what the one before gives.
     pub fn agent<Out: Send + 'static>(self, agent: Agent<Next, Out>) -> WorkerBuilder<Out> {
-        let Self { topic, brokers, consumer, feed, open, mut agents, sinks, backoff, drain, error } = self;
-        let error = error.or(agent.check().err());
+        let Self { mut plan, open } = self;
+        if let Err(error) = agent.check() {
+            plan.refuse(error);
+        }
+        plan.kept_back = plan.kept_back.saturating_add(agent.keeps_back());
         let (sender, next) = queue();
-        agents.push(Box::new(move |shared| Box::pin(stage::run(agent, open, sender, shared))));
-        WorkerBuilder { topic, brokers, consumer, feed, open: next, agents, sinks, backoff, drain, error }
+        plan.agents.push(Box::new(move |shared| Box::pin(stage::run(agent, open, sender, shared))));
+        WorkerBuilder { plan, open: next }
     }
 
     /// Adds a sink, for all agents.
     pub fn sink(mut self, sink: impl Sink) -> Self {
-        self.sinks.push(Box::new(sink));
+        self.plan.sinks.push(Box::new(sink));
         self
     }
 
     /// librdkafka properties over the defaults, the properties file and the environment. Any map or list of pairs; of
     /// several calls the later wins.
     pub fn config<K: Into<String>, V: Into<String>>(mut self, entries: impl IntoIterator<Item = (K, V)>) -> Self {
-        self.consumer = self.consumer.config(entries);
+        self.plan.consumer = self.plan.consumer.config(entries);
         self
     }
 
     /// Says more of the consumer: what becomes of failures ([`ConsumerBuilder::on_error`], but for its attempts, which
     /// [`Agent::retry`] says; [`ConsumerBuilder::on_undecodable`]), and how records are read and committed.
     pub fn consumer(mut self, say: impl FnOnce(ConsumerBuilder) -> ConsumerBuilder) -> Self {
-        self.consumer = say(self.consumer);
+        self.plan.consumer = say(self.plan.consumer);
         self
     }
 
     /// How often and after which pauses brokers and sinks are tried that do not answer at the worker's start: 10 times, in
     /// about 45 seconds, unless set. Later outages are waited out.
     pub fn connect_backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
+        self.plan.backoff = backoff;
         self
     }
 
     /// How long the worker's end waits for what is on its way, 30 seconds unless set.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
-        self.drain = timeout;
+        self.plan.drain = timeout;
         self
     }
 
@@ -140,7 +150,8 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
     /// # Errors
     /// [`Error::Setting`] for whatever cannot work, before anything connects.
     pub fn build(self) -> Result<Worker> {
-        let Self { topic, brokers, consumer, feed, open, mut agents, sinks, backoff, drain, error } = self;
+        let Self { plan, open } = self;
+        let Plan { topic, brokers, consumer, feed, mut agents, kept_back, sinks, backoff, drain, error } = plan;
         if let Some(error) = error {
             return Err(error);
         }
@@ -155,8 +166,16 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
         }));
         backoff.check("connect_backoff")?;
         let sinks = Sinks::new(sinks)?;
-        let consumer = consumer.for_single_records()?.for_one_attempt()?.topics([topic]).build()?;
+        let consumer =
+            consumer.for_single_records()?.for_one_attempt()?.keeping_back(kept_back).topics([topic]).build()?;
         Ok(Worker { brokers, consumer, feed, agents, sinks, backoff, drain })
+    }
+}
+
+impl Plan {
+    /// The first error is the one that `build` tells.
+    fn refuse(&mut self, error: Error) {
+        self.error.get_or_insert(error);
     }
 }
 
@@ -168,9 +187,9 @@ fn feed<T: Send + 'static>(read: Read<T>) -> (Box<dyn Feed>, Receiver<T>) {
 impl<Next> fmt::Debug for WorkerBuilder<Next> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerBuilder")
-            .field("topic", &self.topic)
-            .field("consumer", &self.consumer)
-            .field("agents", &self.agents.len())
+            .field("topic", &self.plan.topic)
+            .field("consumer", &self.plan.consumer)
+            .field("agents", &self.plan.agents.len())
             .finish_non_exhaustive()
     }
 }

@@ -42,8 +42,8 @@
 //!
 //! An [`Agent`] is a function of one element, or of a batch of them, and of the worker's [`Sinks`]. What it gives goes to
 //! the next; `None` goes no further. A chain whose types do not fit does not compile. Agents work beside one another:
-//! while one handles a batch the one before fills the next. Each handles its elements in order, so order holds within a
-//! partition.
+//! while one handles a batch its next one fills. Each handles its elements in order, so order holds within a partition,
+//! unless [`Agent::concurrency`] lets several calls run at once. [`Agent::statistics`] logs which agent holds the others up.
 //!
 //! A record is a JSON list, whose elements go in one by one; of a map the keys do, of a text the characters. Or it goes in
 //! whole ([`WorkerBuilder::whole`]), as an envelope ([`WorkerBuilder::envelopes`]), or by a deserializer of one's own

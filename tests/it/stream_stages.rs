@@ -72,6 +72,26 @@ async fn a_batch_fills_while_the_one_before_is_handled() {
     assert_eq!(gate.called(), [(0..SIZE).collect::<Vec<_>>(), (SIZE..2 * SIZE).collect()]);
 }
 
+/// Of more records than are taken by default beyond one that is not done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_batch_is_whole() {
+    const SIZE: u64 = 150_000;
+    let (topic, group, sizes) = (topic_of(lists(SIZE)), unique("worker"), Arc::new(Mutex::new(Vec::new())));
+    let noted = Arc::clone(&sizes);
+    let builder = Worker::builder(&topic, shared_broker(), &group).agent(Agent::batched(
+        "large",
+        SIZE as usize,
+        move |numbers: Vec<u64>, _: Sinks| {
+            noted.lock().unwrap().push(numbers.len() as u64);
+            async { Ok::<Option<()>, HandlerError>(None) }
+        },
+    ));
+    let running = Running::start(builder.build().unwrap());
+    soon("all is committed", || (committed(&group, &topic) == Some(SIZE as i64)).then_some(()));
+    running.stop().await.unwrap();
+    assert_eq!(*sizes.lock().unwrap(), [SIZE]);
+}
+
 /// Three at once and no more; what ends first goes on first, and is committed with what came before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_makes_several_calls_at_once() {
