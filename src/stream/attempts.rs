@@ -1,19 +1,21 @@
 //! Attempts at a server that may be on its way up.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::consumer::Backoff;
 use crate::error::{Error, Result};
 
 /// What came of the attempts so far.
-pub(super) struct Attempts<'a> {
-    what: &'a str,
+pub(super) struct Attempts<W> {
+    /// At what.
+    what: W,
     backoff: Backoff,
     failures: u32,
 }
 
-impl<'a> Attempts<'a> {
-    pub(super) fn new(what: &'a str, backoff: Backoff) -> Self {
+impl<W: Display> Attempts<W> {
+    pub(super) fn new(what: W, backoff: Backoff) -> Self {
         Self { what, backoff, failures: 0 }
     }
 

@@ -1,6 +1,5 @@
 //! What can be said of a worker before it runs.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,7 +180,7 @@ impl Plan {
 
 fn feed<T: Send + 'static>(read: Read<T>) -> (Box<dyn Feed>, Receiver<T>) {
     let (sender, open) = queue();
-    (Box::new(Typed { sender, read, waiting: VecDeque::new() }), open)
+    (Box::new(Typed::new(sender, read)), open)
 }
 
 impl<Next> fmt::Debug for WorkerBuilder<Next> {

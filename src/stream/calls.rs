@@ -12,15 +12,13 @@ use tokio::time::Instant;
 
 use crate::error::HandlerError;
 use crate::stream::agent::{Answering, Outputs};
-use crate::stream::origin::Origins;
+use crate::stream::gather::Share;
 
 /// What became of a call.
 pub(super) struct Ended<Out> {
     /// What the agent said, or its panic.
     pub(super) answer: Result<Result<Outputs<Out>, HandlerError>, Box<dyn Any + Send>>,
-    pub(super) origins: Origins,
-    /// How many elements it got.
-    pub(super) elements: usize,
+    pub(super) share: Share,
     pub(super) began: Option<Instant>,
 }
 
@@ -64,14 +62,13 @@ impl<Out> Calls<Out> {
 pub(super) struct Call<Out> {
     answering: Answering<Out>,
     /// None once it has ended.
-    origins: Option<Origins>,
-    elements: usize,
+    share: Option<Share>,
     began: Option<Instant>,
 }
 
 impl<Out> Call<Out> {
-    pub(super) fn new(answering: Answering<Out>, origins: Origins, elements: usize, began: Option<Instant>) -> Self {
-        Self { answering, origins: Some(origins), elements, began }
+    pub(super) fn new(answering: Answering<Out>, share: Share, began: Option<Instant>) -> Self {
+        Self { answering, share: Some(share), began }
     }
 }
 
@@ -85,8 +82,7 @@ impl<Out> Future for Call<Out> {
             Err(panic) => Err(panic),
         };
         // Nobody polls what has ended.
-        let Some(origins) = self.origins.take() else { return Poll::Pending };
-        let Self { elements, began, .. } = *self;
-        Poll::Ready(Ended { answer, origins, elements, began })
+        let Some(share) = self.share.take() else { return Poll::Pending };
+        Poll::Ready(Ended { answer, share, began: self.began })
     }
 }

@@ -1,17 +1,14 @@
 //! Gives records to the first agent.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::de::Error as _;
 
 use crate::error::panic_text;
 use crate::message::Record;
 use crate::stream::origin::Origins;
-use crate::stream::queue::{CHUNK, Item, Message, Sender};
+use crate::stream::queue::{Item, Sender};
 use crate::stream::read::Read;
-use serde::de::Error as _;
-
-/// Records of so many bytes go on at once, or a single one.
-const CHUNK_BYTES: usize = 1 << 20;
 
 type BoxFuture<'a, T> = std::pin::Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -34,9 +31,16 @@ pub(super) trait Feed: Send {
 }
 
 pub(super) struct Typed<T> {
-    pub(super) sender: Sender<T>,
-    pub(super) read: Read<T>,
-    pub(super) waiting: VecDeque<Message<T>>,
+    sender: Sender<T>,
+    read: Read<T>,
+    /// Behind what waits, batches are to be released.
+    is_flushing: bool,
+}
+
+impl<T> Typed<T> {
+    pub(super) fn new(sender: Sender<T>, read: Read<T>) -> Self {
+        Self { sender, read, is_flushing: false }
+    }
 }
 
 impl<T: Send + 'static> Feed for Typed<T> {
@@ -45,34 +49,29 @@ impl<T: Send + 'static> Feed for Typed<T> {
         let values = values.unwrap_or_else(|panic| {
             Err(serde_json::Error::custom(format!("the deserializer panicked: {}", panic_text(&*panic))))
         })?;
-        // Queues hold so many chunks: those of large records are shorter.
         let bytes = record.value().unwrap_or_default().len() / values.len().max(1);
-        let room = (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK);
         for value in values {
-            let item = Item { value, origins: origins.clone() };
-            match self.waiting.back_mut() {
-                Some(Message::Items(items)) if items.len() < room => items.push(item),
-                _ => self.waiting.push_back(Message::Items(vec![item])),
-            }
+            self.sender.push(Item { value, origins: origins.clone(), bytes });
         }
         Ok(())
     }
 
     fn flush(&mut self) {
-        self.waiting.push_back(Message::Flush);
+        self.is_flushing = true;
     }
 
     fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.sender.is_empty() && !self.is_flushing
     }
 
     fn send(&mut self) -> BoxFuture<'_, bool> {
         Box::pin(async {
-            let Some(place) = self.sender.room().await else { return false };
-            if let Some(message) = self.waiting.pop_front() {
-                place.send(message);
+            if !self.sender.is_empty() {
+                return self.sender.send().await;
             }
-            true
+            let is_sent = self.sender.flush().await;
+            self.is_flushing = false;
+            is_sent
         })
     }
 }

@@ -8,6 +8,20 @@ use tokio::time::Instant;
 use crate::stream::origin::Origins;
 use crate::stream::queue::Item;
 
+/// One call's input.
+pub(super) struct Portion<I> {
+    pub(super) input: I,
+    pub(super) share: Share,
+}
+
+/// How much of what comes is in one call.
+pub(super) struct Share {
+    pub(super) origins: Origins,
+    pub(super) elements: usize,
+    /// See [`Item::bytes`].
+    pub(super) bytes: usize,
+}
+
 /// Makes an agent's input of the elements that come.
 pub(super) trait Gather<T> {
     type Input;
@@ -18,8 +32,8 @@ pub(super) trait Gather<T> {
     /// Takes what came, where there is room.
     fn add(&mut self, items: Vec<Item<T>>);
 
-    /// The next call's input and how many elements it is, if there is one. Where it is to be `released` whatever there is.
-    fn next(&mut self, released: bool) -> Option<(Self::Input, usize, Origins)>;
+    /// The next call's input, if there is one. Where it is to be `released` whatever there is.
+    fn next(&mut self, released: bool) -> Option<Portion<Self::Input>>;
 
     /// When it has to be asked again at the latest.
     fn due(&self) -> Option<Instant>;
@@ -45,8 +59,9 @@ impl<T> Gather<T> for Each<T> {
         self.0 = items.into_iter();
     }
 
-    fn next(&mut self, _: bool) -> Option<(T, usize, Origins)> {
-        self.0.next().map(|Item { value, origins }| (value, 1, origins))
+    fn next(&mut self, _: bool) -> Option<Portion<T>> {
+        let Item { value: input, origins, bytes } = self.0.next()?;
+        Some(Portion { input, share: Share { origins, elements: 1, bytes } })
     }
 
     fn due(&self) -> Option<Instant> {
@@ -61,6 +76,7 @@ pub(super) struct Batches<T> {
     max_age: Option<Duration>,
     values: Vec<T>,
     origins: Vec<Origins>,
+    bytes: usize,
     /// When the batch's first and last element came.
     first: Option<Instant>,
     last: Option<Instant>,
@@ -71,7 +87,8 @@ pub(super) struct Batches<T> {
 impl<T> Batches<T> {
     pub(super) fn new(size: usize, timeout: Option<Duration>, max_age: Option<Duration>) -> Self {
         let rest = Vec::new().into_iter();
-        Self { size, timeout, max_age, values: Vec::new(), origins: Vec::new(), first: None, last: None, rest }
+        let (values, origins) = (Vec::new(), Vec::new());
+        Self { size, timeout, max_age, values, origins, bytes: 0, first: None, last: None, rest }
     }
 
     fn is_full(&self) -> bool {
@@ -81,9 +98,10 @@ impl<T> Batches<T> {
     fn fill(&mut self) {
         let fitting = self.size - self.values.len();
         let mut came = false;
-        for Item { value, origins } in self.rest.by_ref().take(fitting) {
+        for Item { value, origins, bytes } in self.rest.by_ref().take(fitting) {
             self.values.push(value);
             self.origins.push(origins);
+            self.bytes += bytes;
             came = true;
         }
         if came {
@@ -106,16 +124,17 @@ impl<T> Gather<T> for Batches<T> {
         self.fill();
     }
 
-    fn next(&mut self, released: bool) -> Option<(Vec<T>, usize, Origins)> {
+    fn next(&mut self, released: bool) -> Option<Portion<Vec<T>>> {
         let is_over = || self.due().is_some_and(|due| due <= Instant::now());
         if self.values.is_empty() || !(released || self.is_full() || is_over()) {
             return None;
         }
         (self.first, self.last) = (None, None);
-        let (values, origins) = (std::mem::take(&mut self.values), std::mem::take(&mut self.origins));
+        let (input, origins) = (std::mem::take(&mut self.values), std::mem::take(&mut self.origins));
+        let bytes = std::mem::take(&mut self.bytes);
         self.fill();
-        let count = values.len();
-        Some((values, count, Origins::merged(origins)))
+        let share = Share { origins: Origins::merged(origins), elements: input.len(), bytes };
+        Some(Portion { input, share })
     }
 
     fn due(&self) -> Option<Instant> {
@@ -130,15 +149,14 @@ mod tests {
     use crate::stream::origin::tests::origins;
 
     fn items(values: std::ops::Range<u32>) -> Vec<Item<u32>> {
-        values.map(|value| Item { value, origins: origins() }).collect()
+        values.map(|value| Item { value, origins: origins(), bytes: 10 }).collect()
     }
 
     fn next(batches: &mut Batches<u32>, released: bool) -> Option<Vec<u32>> {
-        batches.next(released).map(|(values, count, origins)| {
-            assert_eq!(values.len(), count);
-            origins.done();
-            values
-        })
+        let Portion { input, share } = batches.next(released)?;
+        assert_eq!((share.elements, share.bytes), (input.len(), 10 * input.len()));
+        share.origins.done();
+        Some(input)
     }
 
     #[test]

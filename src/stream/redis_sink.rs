@@ -9,7 +9,7 @@ use crate::consumer::Backoff;
 use crate::error::{Error, Result};
 use crate::redis::Connection;
 use crate::stream::attempts::Attempts;
-use crate::stream::sinks::{Sink, Sinks, check_id};
+use crate::stream::sinks::{Sink, SinkId, Sinks, check_id};
 
 /// Redis as a sink. Commands go there in one round trip, and not in a transaction.
 ///
@@ -62,7 +62,7 @@ impl RedisSink {
         let id = id.into();
         check_id(&id)?;
         backoff.check("backoff")?;
-        let mut attempts = Attempts::new(&id, backoff);
+        let mut attempts = Attempts::new(SinkId(&id), backoff);
         let connection = loop {
             match Connection::open(url).await {
                 Ok(connection) => break connection,
@@ -126,7 +126,7 @@ impl RedisSink {
             all.add_command(command);
         }
         all.ignore_errors();
-        let mut attempts = Attempts::new(&self.id, self.backoff);
+        let mut attempts = Attempts::new(SinkId(&self.id), self.backoff);
         let answers = loop {
             match self.try_run(&all).await {
                 Ok(answers) => break answers,

@@ -141,8 +141,7 @@ impl Sinks {
     /// The last one of a sink's attempts.
     pub(super) async fn connect(&self, backoff: Backoff) -> Result<()> {
         for sink in self.0.iter() {
-            let what = format!("sink `{}`", sink.id());
-            let mut attempts = Attempts::new(&what, backoff);
+            let mut attempts = Attempts::new(SinkId(sink.id()), backoff);
             loop {
                 // Of the sink itself, not of the box.
                 let connected = caught((**sink).connect(ATTEMPT)).await;
@@ -176,6 +175,15 @@ impl Sinks {
             outcome = first_of(outcome, closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))));
         }
         outcome
+    }
+}
+
+/// In logs and errors.
+pub(super) struct SinkId<'a>(pub(super) &'a str);
+
+impl fmt::Display for SinkId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sink `{}`", self.0)
     }
 }
 

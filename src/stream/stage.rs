@@ -1,6 +1,5 @@
 //! An agent at work: elements in, elements out.
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 
@@ -11,9 +10,9 @@ use crate::consumer::{After, Policies};
 use crate::error::{BoxError, Error, Result, panic_text};
 use crate::stream::agent::{Agent, Calling, Outputs, Work};
 use crate::stream::calls::{Call, Calls, Ended};
-use crate::stream::gather::{Batches, Each, Gather};
+use crate::stream::gather::{Batches, Each, Gather, Portion, Share};
 use crate::stream::origin::Origins;
-use crate::stream::queue::{CHUNK, Item, Message, Place, Receiver, Sender};
+use crate::stream::queue::{Item, Message, Receiver, Sender};
 use crate::stream::sinks::Sinks;
 use crate::stream::statistics::Statistics;
 
@@ -71,8 +70,7 @@ where
 {
     let Agent { name, work, timeout, max_age, concurrency, statistics, .. } = agent;
     let statistics = statistics.then(|| Statistics::new(&name));
-    let stage =
-        Stage { name, input, output, shared, calls: Calls::new(concurrency), made: VecDeque::new(), statistics };
+    let stage = Stage { name, input, output, shared, calls: Calls::new(concurrency), statistics };
     let ended = match work {
         Work::Each(call) => stage.work(&call, Each::new()).await,
         Work::Batched { size, call } => stage.work(&call, Batches::new(size, timeout, max_age)).await,
@@ -98,8 +96,6 @@ struct Stage<In, Out> {
     output: Sender<Out>,
     shared: Arc<Shared>,
     calls: Calls<Out>,
-    /// What waits for room in the queue to the next agent.
-    made: VecDeque<Item<Out>>,
     statistics: Option<Statistics>,
 }
 
@@ -108,31 +104,31 @@ impl<In, Out> Stage<In, Out> {
         let mut release: Option<Release> = None;
         loop {
             while self.is_free() {
-                let Some((input, elements, origins)) = gather.next(release.is_some()) else { break };
+                let Some(Portion { input, share }) = gather.next(release.is_some()) else { break };
                 let began = self.statistics.as_ref().map(|_| Instant::now());
                 let answering = call(input, self.shared.sinks.clone());
-                if let Some(ended) = self.calls.begin(Call::new(answering, origins, elements, began)).await {
+                if let Some(ended) = self.calls.begin(Call::new(answering, share, began)).await {
                     self.settle(ended).await?;
                 }
             }
-            let is_idle = self.calls.is_empty() && self.made.is_empty();
+            let is_idle = self.calls.is_empty() && self.output.is_empty();
             if let Some(what) = release.take_if(|_| is_idle) {
                 if what == Release::Last {
                     self.log();
                     return Ok(());
                 }
-                self.output.room().await.ok_or(End::Gone)?.send(Message::Flush);
+                self.output.flush().await.then_some(()).ok_or(End::Gone)?;
             }
             let due = gather.due().filter(|_| self.is_free());
             let wants_more = release.is_none() && gather.has_room();
-            let Self { input, output, calls, made, statistics, .. } = &mut self;
+            let Self { input, output, calls, statistics, .. } = &mut self;
             // Calls that are under way are asked whatever else has to wait: one that is not could miss its own deadlines.
             let next = tokio::select! {
                 biased;
-                place = output.room(), if !made.is_empty() => {
-                    send(place.ok_or(End::Gone)?, made);
-                    Next::Sent
-                }
+                is_sent = output.send(), if !output.is_empty() => match is_sent {
+                    true => Next::Sent,
+                    false => return Err(End::Gone),
+                },
                 Some(ended) = calls.next() => Next::Ended(ended),
                 () = at(due) => Next::Due,
                 () = at(statistics.as_ref().map(Statistics::due)) => Next::Statistics,
@@ -151,7 +147,7 @@ impl<In, Out> Stage<In, Out> {
 
     /// Whether a call may begin.
     fn is_free(&self) -> bool {
-        self.calls.has_room() && self.made.len() < CHUNK
+        self.calls.has_room() && !self.output.is_full()
     }
 
     fn log(&mut self) {
@@ -161,7 +157,7 @@ impl<In, Out> Stage<In, Out> {
     }
 
     async fn settle(&mut self, ended: Ended<Out>) -> Result<(), End> {
-        let Ended { answer, origins, elements, began } = ended;
+        let Ended { answer, share: Share { origins, elements, bytes }, began } = ended;
         if let (Some(statistics), Some(began)) = (&mut self.statistics, began) {
             statistics.called(elements, began);
         }
@@ -172,9 +168,12 @@ impl<In, Out> Stage<In, Out> {
         };
         match outputs {
             Outputs::None => origins.done(),
-            Outputs::One(value) => self.made.push_back(Item { value, origins }),
+            Outputs::One(value) => self.output.push(Item { value, origins, bytes }),
             Outputs::Many(values) => {
-                self.made.extend(values.into_iter().map(|value| Item { value, origins: origins.clone() }));
+                let bytes = bytes / values.len().max(1);
+                for value in values {
+                    self.output.push(Item { value, origins: origins.clone(), bytes });
+                }
                 origins.done();
             }
         }
@@ -189,9 +188,7 @@ impl<In, Out> Stage<In, Out> {
         match self.shared.policies.after_failure(u32::MAX) {
             After::Stop | After::Again(_) => {
                 // What was made before goes on.
-                while !self.made.is_empty() {
-                    send(self.output.room().await.ok_or(End::Gone)?, &mut self.made);
-                }
+                while !self.output.is_empty() && self.output.send().await {}
                 Err(End::Failed(error))
             }
             After::Skip => {
@@ -202,11 +199,6 @@ impl<In, Out> Stage<In, Out> {
             After::Bury => self.shared.letters.send(Letter { origins, error }).await.map_err(|_| End::Gone),
         }
     }
-}
-
-fn send<T>(place: Place<'_, T>, made: &mut VecDeque<Item<T>>) {
-    let items = made.drain(..made.len().min(CHUNK));
-    place.send(Message::Items(items.collect()));
 }
 
 /// At that time; never, where there is none.

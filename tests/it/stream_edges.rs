@@ -45,7 +45,7 @@ async fn a_batch_of_few_of_many_records_does_not_hold_up_the_worker() {
     let (group, builder) = worker(&topic);
     let (agent, sizes) = batches(2);
     let rare = Agent::new("rare", |value: Value, _: Sinks| async move {
-        Ok::<_, HandlerError>(Some(value).filter(|value| value == &1 || value == &(ALL - 1)))
+        Ok::<_, HandlerError>(Some(value).filter(|value| *value == 1 || *value == ALL - 1))
     });
     let running = Running::start(builder.agent(rare).agent(agent).build().unwrap());
     soon("all others are done", || (committed(&group, &topic) == Some(ALL as i64 - 1)).then_some(()));
