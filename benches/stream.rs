@@ -3,6 +3,9 @@
 //! `bash scripts/bench.sh stream` starts a broker where `KAFKA_BOOTSTRAP_SERVERS` names none. The two take turns, each in
 //! a process of its own: a ratio means something, figures of different runs or machines do not. Reads `/proc`, so it runs
 //! on Linux.
+//!
+//! `cargo bench --bench stream --all-features -- flat` says what the worker has in memory after each fifth of `RECORDS`,
+//! 5,000,000 unless set; `-- slow` does so for a worker whose last agent takes a millisecond a window, for 20 seconds.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -44,15 +47,33 @@ fn main() -> Outcome<()> {
     let records = number("RECORDS", 2_000_000)?;
     match env::args().skip(1).filter(|word| word != "--bench").collect::<Vec<_>>().as_slice() {
         [] => compare(&brokers, records, number("ROUNDS", 3)?),
+        [which] if which == "flat" => {
+            let (topic, records) = (unique("bench-stream")?, number("RECORDS", 5_000_000)?);
+            load(&brokers, &topic, records)?;
+            let seconds = worker(&brokers, &topic, records, records / 5, None)?;
+            println!(
+                "{records} records in {:.1} s, {:.1} MiB at the most",
+                seconds.as_secs_f64(),
+                memory_mib("VmHWM")?
+            );
+            Ok(())
+        }
+        [which] if which == "slow" => {
+            let topic = unique("bench-stream")?;
+            load(&brokers, &topic, records)?;
+            worker(&brokers, &topic, records, 100_000, Some(Duration::from_secs(20)))?;
+            println!("a slow sink: {:.1} MiB at the most", memory_mib("VmHWM")?);
+            Ok(())
+        }
         [which, topic] => {
             let seconds = match which.as_str() {
-                "worker" => worker(&brokers, topic, records)?,
+                "worker" => worker(&brokers, topic, records, u64::MAX, None)?,
                 _ => run(&brokers, topic, records)?,
             };
             let figures = Figures {
                 records_per_second: records as f64 / seconds.as_secs_f64(),
                 cpu_seconds_per_million: cpu()?.as_secs_f64() * 1e6 / records as f64,
-                peak_rss_mib: peak_rss_mib()?,
+                peak_rss_mib: memory_mib("VmHWM")?,
             };
             println!("{}", serde_json::to_string(&figures)?);
             Ok(())
@@ -120,8 +141,9 @@ fn load(brokers: &str, topic: &str, records: u64) -> Outcome<()> {
     Ok(())
 }
 
-/// Three agents: one looks at each reading, one gathers windows, one takes their sums.
-fn worker(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
+/// Three agents: one looks at each reading, one gathers windows, one takes their sums. Says what it has in memory after
+/// `each` so many. It is `slow` for so long, and then ends.
+fn worker(brokers: &str, topic: &str, records: u64, each: u64, slow: Option<Duration>) -> Outcome<Duration> {
     let (seen, over) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let start = Arc::new(std::sync::OnceLock::new());
     let clock = Arc::clone(&start);
@@ -135,10 +157,20 @@ fn worker(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
     let ended = Arc::clone(&over);
     let take = move |(count, sum): (usize, f64), _: Sinks| {
         std::hint::black_box(sum);
-        if seen.fetch_add(count as u64, Ordering::Relaxed) + count as u64 == records {
+        let before = seen.fetch_add(count as u64, Ordering::Relaxed);
+        let now = before + count as u64;
+        if now / each > before / each {
+            println!("{now:>9} records: {:.1} MiB", memory_mib("VmRSS").unwrap_or_default());
+        }
+        if now == records {
             ended.notify_one();
         }
-        std::future::ready(Ok::<Option<()>, HandlerError>(None))
+        async move {
+            if slow.is_some() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok::<Option<()>, HandlerError>(None)
+        }
     };
     let worker = Worker::builder::<Reading>(topic, brokers, &unique("bench")?)
         .whole_envelopes()
@@ -148,7 +180,7 @@ fn worker(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
         .build()?;
     let mut at = None;
     Runtime::new()?.block_on(worker.run_until(async {
-        over.notified().await;
+        let _ = tokio::time::timeout(slow.unwrap_or(Duration::MAX), over.notified()).await;
         at = Some(Instant::now());
     }))?;
     Ok(at.ok_or("it ended early")?.duration_since(*start.get().ok_or("nothing came")?))
@@ -187,8 +219,9 @@ fn cpu() -> Outcome<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
-fn peak_rss_mib() -> Outcome<f64> {
+/// `VmRSS`, or `VmHWM` for the most so far.
+fn memory_mib(field: &str) -> Outcome<f64> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).ok_or("no VmHWM")?;
+    let line = status.lines().find(|line| line.starts_with(field)).ok_or("no such field")?;
     Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse::<f64>()? / 1024.0)
 }
