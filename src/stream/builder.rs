@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::consumer::{Backoff, Consumer, ConsumerBuilder};
 use crate::error::{Error, HandlerError, Result};
+use crate::message::Record;
 use crate::stream::agent::Agent;
 use crate::stream::attempts::AT_START;
 use crate::stream::feed::{Feed, Typed};
@@ -82,10 +83,10 @@ impl<In: DeserializeOwned + Send + 'static> WorkerBuilder<In> {
 }
 
 impl<Next: Send + 'static> WorkerBuilder<Next> {
-    /// What the first agent gets is what this makes of a record's value.
+    /// What the first agent gets is what this makes of a record, one by one. Records without a value do not come here.
     pub fn deserialize_with<T: Send + 'static>(
         self,
-        read: impl Fn(&[u8]) -> Result<Vec<T>, HandlerError> + Send + 'static,
+        read: impl Fn(&Record) -> Result<Vec<T>, HandlerError> + Send + 'static,
     ) -> WorkerBuilder<T> {
         self.read(read::own(read))
     }

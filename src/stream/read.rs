@@ -9,6 +9,7 @@ use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, Ignored
 use serde_json::value::RawValue;
 
 use crate::envelope::{self, decode_plain};
+use crate::error::HandlerError;
 use crate::message::Record;
 
 /// What a record's value is made into.
@@ -99,8 +100,6 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ElementsVisitor<T> {
 }
 
 /// What somebody's own deserializer said.
-pub(super) fn own<T: 'static>(
-    read: impl Fn(&[u8]) -> Result<Vec<T>, crate::error::HandlerError> + Send + 'static,
-) -> Read<T> {
-    Box::new(move |record| read(record.value().unwrap_or_default()).map_err(serde_json::Error::custom))
+pub(super) fn own<T: 'static>(read: impl Fn(&Record) -> Result<Vec<T>, HandlerError> + Send + 'static) -> Read<T> {
+    Box::new(move |record| read(record).map_err(serde_json::Error::custom))
 }

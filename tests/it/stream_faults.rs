@@ -283,9 +283,9 @@ async fn a_slow_agent_holds_back_the_consumer() {
         }
     });
     let worker = StreamWorker::builder::<u32>(&topic, shared_broker(), &group)
-        .deserialize_with(move |value| {
+        .deserialize_with(move |record| {
             counted.fetch_add(1, Ordering::Relaxed);
-            Ok(vec![value.to_vec()])
+            Ok(vec![record.value().unwrap_or_default().to_vec()])
         })
         .agent(Agent::new("quick", |value: Vec<u8>, _: Sinks| async move { Ok::<_, HandlerError>(Some(value)) }))
         .agent(slow);

@@ -76,9 +76,9 @@ fn a_worker() {
         Ok::<_, HandlerError>(None::<()>)
     });
     let worker = StreamWorker::builder::<()>(&config.topic, &config.bootstrap, &config.group)
-        .deserialize_with(move |value| {
+        .deserialize_with(move |record| {
             counted.fetch_add(1, Ordering::Relaxed);
-            Ok(vec![value.to_vec()])
+            Ok(vec![record.value().unwrap_or_default().to_vec()])
         })
         // What librdkafka holds is bounded by its own settings.
         .config([("queued.max.messages.kbytes", "8192"), ("max.partition.fetch.bytes", "2000000")])

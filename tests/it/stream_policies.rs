@@ -202,7 +202,10 @@ async fn a_deserializer_that_panics_makes_a_record_undecodable() {
             async { Ok::<_, HandlerError>(None::<()>) }
         });
         let builder = Worker::builder::<Value>(&topic, shared_broker(), &group)
-            .deserialize_with(|value| Ok(vec![String::from_utf8_lossy(value).parse::<u32>().expect("no number")]))
+            .deserialize_with(|record| {
+                let text = std::str::from_utf8(record.value().unwrap_or_default())?;
+                Ok(vec![text.parse::<u32>().expect("no number")])
+            })
             .consumer(|consumer| consumer.on_undecodable(policy))
             .agent(agent);
         let running = Running::start(builder.build().unwrap());
