@@ -347,19 +347,20 @@ impl Fetch {
     }
 
     fn wait_for_batch_in_hand(&mut self, ids: &[PartitionId], deadline: Instant) {
-        let mut answers = deadline.min(Instant::now() + ANSWERS);
+        // Since nothing has been held but by those who wait.
+        let mut answers = None;
         loop {
             let (holds, waits, flows) = {
                 let state = self.link.lock();
                 (state.holds(ids), state.waits_for_others(ids), state.flows)
             };
-            if holds {
-                // Who begins to wait after that has as long as any other.
-                answers = deadline.min(Instant::now() + ANSWERS);
-            }
             let until = match (holds, waits) {
-                (true, _) => deadline,
-                (false, true) => answers,
+                (true, _) => {
+                    // Who begins to wait after that has as long as any other.
+                    answers = None;
+                    deadline
+                }
+                (false, true) => *answers.get_or_insert_with(|| deadline.min(Instant::now() + ANSWERS)),
                 (false, false) => return,
             };
             let left = until.saturating_duration_since(Instant::now());
