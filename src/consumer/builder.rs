@@ -76,7 +76,7 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     /// [`Error::Setting`]
-    #[cfg(feature = "app")]
+    #[cfg(any(feature = "app", feature = "stream"))]
     pub(crate) fn for_single_records(self) -> Result<Self> {
         let refused = [
             ("topics", !self.topics.is_empty(), "are not said here"),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::producer::{Delivery, Producer, RawRecord};
 use crate::python::json;
-use crate::stream::sinks::{Sink, Sinks, check_id};
+use crate::stream::sinks::{Sink, SinkId, Sinks, check_id};
 
 const NO_CONFIG: [(&str, &str); 0] = [];
 
@@ -104,7 +104,7 @@ impl Sink for KafkaSink {
     async fn close(&self, timeout: Duration) -> Result<()> {
         let producer = self.producer.clone();
         let flushed = tokio::task::spawn_blocking(move || producer.flush(timeout)).await;
-        flushed.unwrap_or_else(|error| Err(Error::Closed(error.to_string())))
+        flushed.unwrap_or_else(|error| Err(Error::Closed(format!("{} did not flush: {error}", SinkId(&self.id)))))
     }
 }
 

@@ -8,7 +8,7 @@ use serde::de::value::StringDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::envelope::{self, decode_plain};
+use crate::envelope::{self, History, Ref, decode_plain};
 use crate::error::HandlerError;
 use crate::message::Record;
 
@@ -21,6 +21,16 @@ pub struct Whole<T> {
     /// The record's value.
     pub value: T,
     record: Record,
+    /// The envelope's, where it is one.
+    history: Option<History>,
+}
+
+impl<T> Whole<T> {
+    /// The record's place and, of an envelope, its history: for messages that are made of it.
+    #[must_use]
+    pub fn reference(&self) -> Ref {
+        Ref { history: self.history.clone(), ..self.record.reference() }
+    }
 }
 
 impl<T> Deref for Whole<T> {
@@ -31,27 +41,24 @@ impl<T> Deref for Whole<T> {
     }
 }
 
-/// The JSON of a record: an envelope's item, or the value.
-fn json<T>(
-    record: &Record,
-    is_envelope: bool,
-    read: impl for<'a> FnOnce(&'a str) -> Result<T, serde_json::Error>,
-) -> Result<T, serde_json::Error> {
+/// What the JSON of a record says, an envelope's item or the value; and the envelope's history.
+fn json<T: DeserializeOwned>(record: &Record, is_envelope: bool) -> Result<(T, Option<&RawValue>), serde_json::Error> {
     let value = record.value().unwrap_or_default();
     if is_envelope {
-        return read(envelope::decode::<&RawValue>(value)?.item.get());
+        let envelope = envelope::decode::<T>(value)?;
+        return Ok((envelope.item, envelope.history));
     }
-    decode_plain(value, read)
+    Ok((decode_plain(value, |text| serde_json::from_str(text))?, None))
 }
 
 pub(super) fn elements<T: DeserializeOwned + 'static>(is_envelope: bool) -> Read<T> {
-    Box::new(move |record| json(record, is_envelope, |text| serde_json::from_str(text).map(|Elements(all)| all)))
+    Box::new(move |record| json(record, is_envelope).map(|(Elements(all), _)| all))
 }
 
 pub(super) fn whole<T: DeserializeOwned + 'static>(is_envelope: bool) -> Read<Whole<T>> {
     Box::new(move |record| {
-        let value = json(record, is_envelope, |text| serde_json::from_str(text))?;
-        Ok(vec![Whole { value, record: record.clone() }])
+        let (value, history) = json(record, is_envelope)?;
+        Ok(vec![Whole { value, record: record.clone(), history: history.map(History::from_checked) }])
     })
 }
 

@@ -172,7 +172,10 @@ impl Sinks {
         }
         let mut outcome = Ok(());
         while let Some(closed) = closing.join_next().await {
-            outcome = first_of(outcome, closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))));
+            outcome = first_of(
+                outcome,
+                closed.unwrap_or_else(|error| Err(Error::Closed(format!("a sink did not close: {error}")))),
+            );
         }
         outcome
     }

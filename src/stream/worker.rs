@@ -201,7 +201,8 @@ impl Run {
     }
 
     fn buried(&mut self, buried: Result<Buried, JoinError>) -> Result<()> {
-        let (arena, origins, outcome) = buried.map_err(|error| Error::Closed(error.to_string()))?;
+        let (arena, origins, outcome) =
+            buried.map_err(|error| Error::Closed(format!("a dead letter was not written: {error}")))?;
         self.consumer.buried(&arena, outcome)?;
         origins.done();
         Ok(())
@@ -261,7 +262,10 @@ impl Run {
         let confirmed = self.consumer.confirm_async(true).await;
         let consumer = self.consumer;
         let closed = tokio::task::spawn_blocking(move || consumer.close(CLOSE)).await;
-        first_of(confirmed, closed.unwrap_or_else(|error| Err(Error::Closed(error.to_string()))))
+        first_of(
+            confirmed,
+            closed.unwrap_or_else(|error| Err(Error::Closed(format!("the consumer did not close: {error}")))),
+        )
     }
 }
 

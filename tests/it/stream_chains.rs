@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kafka_envelope::stream::{Agent, Sinks};
-use kafka_envelope::{Error, HandlerError};
-use serde_json::Value;
+use kafka_envelope::stream::{Agent, Sinks, Whole, Worker};
+use kafka_envelope::{Error, HandlerError, Ref, pack};
+use serde_json::{Value, json};
 
 use super::support::stream::{Running, committed, soon, topic_of, worker};
+use super::support::{shared_broker, unique};
 
 /// What agents saw, in order.
 type Seen = Arc<Mutex<Vec<Value>>>;
@@ -88,4 +89,26 @@ async fn a_failing_agent_stops_the_worker() {
     assert!(matches!(&error, Error::Handler { .. }), "{error}");
     assert!(error.to_string().contains(&format!("{topic}[0=1:2]: agent `failing`: no")), "{error}");
     assert_eq!(committed(&group, &topic), Some(1));
+}
+
+/// For what is made of them: their place, and where they came from.
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_envelopes_have_their_history() {
+    let cause = Ref::new("orders", 3, 7);
+    let topic = topic_of([pack("shop", &json!({"sku": "apples"}), &[cause]).unwrap()]);
+    let (sent, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let worker = Worker::builder(&topic, shared_broker(), &unique("worker")).whole_envelopes().agent(Agent::new(
+        "noting",
+        move |order: Whole<Value>, _: Sinks| {
+            let noted = sent.send((order.value.clone(), order.reference()));
+            async move { Ok::<Option<()>, HandlerError>(noted.map(|()| None)?) }
+        },
+    ));
+    let running = Running::start(worker.build().unwrap());
+    let (value, reference) = seen.recv().await.unwrap();
+    running.stop().await.unwrap();
+    assert_eq!(value, json!({"sku": "apples"}));
+    assert_eq!((&*reference.topic, reference.partition, reference.offset), (&*topic, 0, 0));
+    let stage = reference.history.unwrap().stage().unwrap();
+    assert_eq!((&*stage.service, stage.refs[0].offset), ("shop", 7));
 }
