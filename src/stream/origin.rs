@@ -1,5 +1,6 @@
 //! Where an element came from: records are done once nothing is left of them.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -117,19 +118,22 @@ impl Origins {
         self.0 = None;
     }
 
-    /// The records, each as often as elements of it are in the batch.
-    fn each(&self, call: &mut impl FnMut(&Record)) {
+    /// The records. What elements have in common is looked at once: batches made of the elements of batches would be
+    /// as many as their sizes multiplied.
+    fn each(&self, seen: &mut HashSet<*const ()>, call: &mut impl FnMut(&Record)) {
         match &self.0 {
-            Some(Source::One(origin)) => call(&origin.record),
-            Some(Source::Many(merged)) => merged.all.iter().for_each(|origins| origins.each(call)),
-            None => {}
+            Some(Source::One(origin)) if seen.insert(Arc::as_ptr(origin).cast()) => call(&origin.record),
+            Some(Source::Many(merged)) if seen.insert(Arc::as_ptr(merged).cast()) => {
+                merged.all.iter().for_each(|origins| origins.each(seen, call));
+            }
+            _ => {}
         }
     }
 
     /// The records, once each, in the order of their offsets.
     pub(super) fn records(&self) -> Vec<Record> {
         let mut records = Vec::new();
-        self.each(&mut |record| records.push(record.clone()));
+        self.each(&mut HashSet::new(), &mut |record| records.push(record.clone()));
         records.sort_by(|one, other| {
             (one.topic(), one.partition(), one.offset()).cmp(&(other.topic(), other.partition(), other.offset()))
         });
@@ -157,9 +161,36 @@ impl fmt::Debug for Origin {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::message::arena::{Arena, NewRecord, Source, TimestampType};
+    use crate::message::record::Parts;
 
     /// Of no record in particular.
     pub(crate) fn origins() -> Origins {
         Origins(None)
+    }
+
+    fn record(offset: i64) -> Record {
+        let mut arena = Arena::default();
+        let source = arena.source_index(|_| false, || Source { topic: "topic".into(), partition: 0, tag: 7 });
+        let (timestamp, timestamp_type) = (None, TimestampType::NotAvailable);
+        arena.push(source, &NewRecord { offset, timestamp, timestamp_type, key: None, value: None }, |_| {});
+        Parts::of(&arena, &arena.records()[0]).share()
+    }
+
+    #[test]
+    fn batches_of_the_elements_of_batches_have_each_record_once() {
+        let done = Arc::new(Done::default());
+        let mut origins = Origins::merged((0..3).map(|offset| done.origin(record(offset))).collect());
+        for _ in 0..10 {
+            let elements = vec![origins.clone(), origins.clone(), origins.clone()];
+            origins.done();
+            origins = Origins::merged(elements);
+        }
+        let mut offsets = Vec::new();
+        origins.each(&mut HashSet::new(), &mut |record| offsets.push(record.offset()));
+        assert_eq!(offsets, [0, 1, 2]);
+        assert_eq!(origins.reference().to_string(), "topic[0=0:3]");
+        origins.done();
+        assert_eq!(done.take().done, [(7, 0), (7, 1), (7, 2)]);
     }
 }
