@@ -26,6 +26,9 @@ pub(super) trait Feed: Send {
     /// Nothing waits.
     fn is_empty(&self) -> bool;
 
+    /// So much waits that no more should be read.
+    fn is_full(&self) -> bool;
+
     /// Sends the first of what waits. False: the first agent has ended. Dropping the future loses nothing.
     fn send(&mut self) -> BoxFuture<'_, bool>;
 }
@@ -62,6 +65,10 @@ impl<T: Send + 'static> Feed for Typed<T> {
 
     fn is_empty(&self) -> bool {
         self.sender.is_empty() && !self.is_flushing
+    }
+
+    fn is_full(&self) -> bool {
+        self.sender.is_full()
     }
 
     fn send(&mut self) -> BoxFuture<'_, bool> {

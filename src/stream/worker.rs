@@ -85,6 +85,7 @@ impl Worker {
             policies: consumer.policies(),
             consumer,
             feed: Some(feed),
+            taken: None,
             stages: JoinSet::new(),
             given_up,
             letters: JoinSet::new(),
@@ -120,6 +121,14 @@ impl Worker {
 /// A dead letter's record, where it came from, and what became of it.
 type Buried = (Arena, Origins, Result<Delivery>);
 
+/// Records, the first of which begun so far.
+struct Taken {
+    arena: Arena,
+    begun: usize,
+    /// Behind them, all batches are to be released.
+    is_flushing: bool,
+}
+
 /// A worker at work.
 struct Run {
     consumer: Consumer,
@@ -127,6 +136,8 @@ struct Run {
     policies: Policies,
     /// None: nothing more is read.
     feed: Option<Box<dyn Feed>>,
+    /// What was taken of Kafka and waits for the feed to be empty.
+    taken: Option<Taken>,
     stages: JoinSet<Result<()>>,
     given_up: Receiver<Letter>,
     letters: JoinSet<Buried>,
@@ -137,9 +148,12 @@ impl Run {
     async fn work(&mut self, mut shutdown: impl Future<Output = ()> + Send + Unpin) -> Result<()> {
         loop {
             self.tell();
-            let Self { consumer, feed: Some(feed), stages, given_up, letters, done, .. } = self else { return Ok(()) };
+            self.read()?;
+            let Self { consumer, feed: Some(feed), taken, stages, given_up, letters, done, .. } = self else {
+                return Ok(());
+            };
             let is_empty = feed.is_empty();
-            let is_free = is_empty && letters.len() < LETTERS;
+            let is_free = is_empty && taken.is_none() && letters.len() < LETTERS;
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
                 Some(ended) = stages.join_next() => stage_ended(ended)?,
@@ -149,43 +163,67 @@ impl Run {
                 // Where the first agent has ended, its error comes.
                 _ = feed.send(), if !is_empty => {}
                 flow = consumer.flow(if is_free { TAKE } else { 0 }) => match flow? {
-                    Flow::Records(arena) => self.accept(arena)?,
-                    Flow::Revoking => feed.flush(),
+                    Flow::Records(arena) => *taken = Some(Taken { arena, begun: 0, is_flushing: false }),
+                    Flow::Revoking => {
+                        feed.flush();
+                        if let Some(taken) = taken {
+                            taken.is_flushing = true;
+                        }
+                    }
                     Flow::Stopped => return Ok(()),
                 },
             }
         }
     }
 
-    fn accept(&mut self, arena: Arena) -> Result<()> {
-        for place in arena.records() {
-            let record = Parts::of(&arena, place).share();
-            if !self.tally.begin(record.tag()) {
-                continue;
-            }
-            let origins = self.done.origin(record.clone());
-            // A tombstone, or nothing, as everywhere in this crate: it is done.
-            if record.value().is_none_or(<[u8]>::is_empty) {
-                origins.done();
-                continue;
-            }
-            let Some(feed) = &mut self.feed else { return Ok(()) };
-            let Err(source) = feed.read(&record, &origins) else {
-                origins.done();
-                continue;
-            };
-            let error = undecodable(&record, source);
-            match self.policies.after_unreadable() {
-                After::Stop | After::Again(_) => return Err(error),
-                After::Skip => {
-                    Consumer::log_skip(&record.to_arena(1), &error);
-                    origins.done();
+    /// Gives the feed of what was taken as much as it should have: few records may be many elements.
+    fn read(&mut self) -> Result<()> {
+        let Some(mut taken) = self.taken.take() else { return Ok(()) };
+        if self.feed.as_ref().is_some_and(|feed| feed.is_empty()) {
+            while let Some(place) = taken.arena.records().get(taken.begun) {
+                if self.feed.as_ref().is_none_or(|feed| feed.is_full()) {
+                    break;
                 }
-                After::Bury => self.bury(Letter { origins, error })?,
+                taken.begun += 1;
+                self.begin(&Parts::of(&taken.arena, place).share())?;
             }
         }
-        self.consumer.recycle(arena);
+        if taken.begun < taken.arena.records().len() {
+            self.taken = Some(taken);
+            return Ok(());
+        }
+        if let Some(feed) = self.feed.as_mut().filter(|_| taken.is_flushing) {
+            feed.flush();
+        }
+        self.consumer.recycle(taken.arena);
         Ok(())
+    }
+
+    fn begin(&mut self, record: &Record) -> Result<()> {
+        if !self.tally.begin(record.tag()) {
+            return Ok(());
+        }
+        let origins = self.done.origin(record.clone());
+        // A tombstone, or nothing, as everywhere in this crate: it is done.
+        if record.value().is_none_or(<[u8]>::is_empty) {
+            origins.done();
+            return Ok(());
+        }
+        let Some(feed) = &mut self.feed else { return Ok(()) };
+        let Err(source) = feed.read(record, &origins) else {
+            origins.done();
+            return Ok(());
+        };
+        let error = undecodable(record, source);
+        match self.policies.after_unreadable() {
+            After::Stop | After::Again(_) => Err(error),
+            After::Skip => {
+                Consumer::log_skip(&record.to_arena(1), &error);
+                origins.done();
+                Ok(())
+            }
+            After::Bury => self.bury(Letter { origins, error }),
+        }
     }
 
     /// A dead letter for each record. They are done once all are acknowledged.

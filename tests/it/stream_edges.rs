@@ -8,6 +8,7 @@ use kafka_envelope::HandlerError;
 use kafka_envelope::stream::{Agent, Sinks, Worker};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::support::stream::{PATIENCE, Running, add, committed, rss_mib, soon, topic_of, worker};
 use super::support::{kafka, shared_broker, unique};
@@ -85,6 +86,34 @@ async fn a_million_elements_come_of_one_record() {
     assert_eq!(committed(&group, &topic), Some(2));
     // Eight bytes each, once as a list and once in the queue.
     assert!(peak < before + 200.0, "{before:.0} to {peak:.0} MiB");
+}
+
+/// Records are read as their elements go on: few bytes may be many elements.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_many_elements_are_not_read_ahead() {
+    let topic = topic_of((0..400).map(|n| n.to_string()));
+    let (group, builder) = worker(&topic);
+    let (read, gate): (Arc<AtomicUsize>, _) = (Arc::default(), Arc::new(Semaphore::new(0)));
+    let (counted, opened) = (Arc::clone(&read), Arc::clone(&gate));
+    let builder = builder.deserialize_with(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(vec![(); 1_000])
+    });
+    let stuck = Agent::new("stuck", move |(), _: Sinks| {
+        let opened = Arc::clone(&opened);
+        async move {
+            let _ = opened.acquire().await?;
+            Ok::<_, HandlerError>(None::<()>)
+        }
+    });
+    let running = Running::start(builder.agent(stuck).build().unwrap());
+    soon("the queues are full", || (read.load(Ordering::Relaxed) >= 2).then_some(()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let ahead = read.load(Ordering::Relaxed);
+    gate.add_permits(1);
+    soon("all is done", || (committed(&group, &topic) == Some(400)).then_some(()));
+    running.stop().await.unwrap();
+    assert!(ahead < 10, "{ahead} were read ahead");
 }
 
 /// It is given up after the drain's time, and what it had comes again.
