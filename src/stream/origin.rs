@@ -29,6 +29,7 @@ struct Origin {
     record: Record,
     done: Arc<Done>,
     is_lost: AtomicBool,
+    is_given_up: AtomicBool,
 }
 
 /// Elements that became one.
@@ -57,7 +58,8 @@ pub(super) struct Ended {
 impl Done {
     /// A record begins.
     pub(super) fn origin(self: &Arc<Self>, record: Record) -> Origins {
-        let origin = Origin { record, done: Arc::clone(self), is_lost: AtomicBool::new(false) };
+        let (is_lost, is_given_up) = (AtomicBool::new(false), AtomicBool::new(false));
+        let origin = Origin { record, done: Arc::clone(self), is_lost, is_given_up };
         Origins(Some(Source::One(Arc::new(origin))))
     }
 
@@ -120,9 +122,9 @@ impl Origins {
 
     /// The records. What elements have in common is looked at once: batches made of the elements of batches would be
     /// as many as their sizes multiplied.
-    fn each(&self, seen: &mut HashSet<*const ()>, call: &mut impl FnMut(&Record)) {
+    fn each(&self, seen: &mut HashSet<*const ()>, call: &mut impl FnMut(&Origin)) {
         match &self.0 {
-            Some(Source::One(origin)) if seen.insert(Arc::as_ptr(origin).cast()) => call(&origin.record),
+            Some(Source::One(origin)) if seen.insert(Arc::as_ptr(origin).cast()) => call(origin),
             Some(Source::Many(merged)) if seen.insert(Arc::as_ptr(merged).cast()) => {
                 merged.all.iter().for_each(|origins| origins.each(seen, call));
             }
@@ -131,13 +133,25 @@ impl Origins {
     }
 
     /// The records, once each, in the order of their offsets.
-    pub(super) fn records(&self) -> Vec<Record> {
+    fn records(&self) -> Vec<Record> {
+        self.filtered(|_| true)
+    }
+
+    /// Gives up the records. Gives those of which no other element did so before, in the order of their offsets.
+    pub(super) fn give_up(&self) -> Vec<Record> {
+        self.filtered(|origin| !origin.is_given_up.swap(true, Ordering::Relaxed))
+    }
+
+    fn filtered(&self, wanted: impl Fn(&Origin) -> bool) -> Vec<Record> {
         let mut records = Vec::new();
-        self.each(&mut HashSet::new(), &mut |record| records.push(record.clone()));
+        self.each(&mut HashSet::new(), &mut |origin| {
+            if wanted(origin) {
+                records.push(origin.record.clone());
+            }
+        });
         records.sort_by(|one, other| {
             (one.topic(), one.partition(), one.offset()).cmp(&(other.topic(), other.partition(), other.offset()))
         });
-        records.dedup_by_key(|record| (record.partition(), record.offset()));
         records
     }
 
@@ -187,7 +201,7 @@ pub(super) mod tests {
             origins = Origins::merged(elements);
         }
         let mut offsets = Vec::new();
-        origins.each(&mut HashSet::new(), &mut |record| offsets.push(record.offset()));
+        origins.each(&mut HashSet::new(), &mut |origin| offsets.push(origin.record.offset()));
         assert_eq!(offsets, [0, 1, 2]);
         assert_eq!(origins.reference().to_string(), "topic[0=0:3]");
         origins.done();

@@ -16,7 +16,7 @@ use crate::stream::queue::{Item, Message, Receiver, Sender};
 use crate::stream::sinks::Sinks;
 use crate::stream::statistics::Statistics;
 
-/// What is given up: a dead letter for each of its records.
+/// What is given up: a dead letter for each of its records, one however many of its elements are.
 pub(super) struct Letter {
     pub(super) origins: Origins,
     pub(super) error: Error,

@@ -226,9 +226,9 @@ impl Run {
         }
     }
 
-    /// A dead letter for each record. They are done once all are acknowledged.
+    /// A dead letter for each record that has none yet. They are done once all are acknowledged.
     fn bury(&mut self, Letter { origins, error }: Letter) -> Result<()> {
-        for record in origins.records() {
+        for record in origins.give_up() {
             let arena = record.to_arena(1);
             let letter = self.consumer.bury(&arena, &error)?;
             let origins = origins.clone();

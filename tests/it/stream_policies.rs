@@ -64,6 +64,21 @@ async fn of_a_batch_that_fails_each_record_becomes_a_dead_letter() {
     assert_eq!(dead_letters(&topic), ["[3, 4]", "[3]", "[7]"]);
 }
 
+/// Also where many of its elements fail, each in a call of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_becomes_one_dead_letter() {
+    let many = json!((0..300).collect::<Vec<_>>()).to_string();
+    let topic = topic_of([&*many, "[1]", "[2, 3]"]);
+    create_topic_with(shared_broker(), &format!("{topic}-dlt"), 1, &[]);
+    let (group, builder) = worker(&topic);
+    let failing = Agent::new("failing", |_: Value, _: Sinks| async { Err::<Option<()>, HandlerError>("no".into()) });
+    let builder = builder.consumer(|consumer| consumer.on_error(OnError::stop().then(GiveUp::DeadLetter)));
+    let running = Running::start(builder.agent(failing).build().unwrap());
+    soon("all is committed", || (committed(&group, &topic) == Some(3)).then_some(()));
+    running.stop().await.unwrap();
+    assert_eq!(dead_letters(&topic), [&*many, "[1]", "[2, 3]"]);
+}
+
 /// Many more than wait anywhere, also at the end.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_fails_becomes_a_dead_letter_up_to_the_end() {
