@@ -21,7 +21,7 @@ use crate::stream::worker::Worker;
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// An agent that waits for what all share.
-pub(super) type Start = Box<dyn FnOnce(Arc<Shared>) -> BoxFuture<Result<()>> + Send>;
+pub(super) type Start = Box<dyn FnOnce(Arc<Shared>) -> BoxFuture<()> + Send>;
 
 /// How long the end waits for what is on its way.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -158,12 +158,7 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
         if agents.is_empty() {
             return Err(Error::setting("agent", "there is none"));
         }
-        agents.push(Box::new(move |_| {
-            Box::pin(async {
-                stage::last(open).await;
-                Ok(())
-            })
-        }));
+        agents.push(Box::new(move |_| Box::pin(stage::last(open))));
         backoff.check("connect_backoff")?;
         let sinks = Sinks::new(sinks)?;
         let consumer =

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::consumer::{After, Policies};
-use crate::error::{BoxError, Error, Result, panic_text};
+use crate::error::{BoxError, Error, panic_text};
 use crate::stream::agent::{Agent, Calling, Outputs, Work};
 use crate::stream::calls::{Call, Calls, Ended};
 use crate::stream::gather::{Batches, Each, Gather, Portion, Share};
@@ -27,14 +27,13 @@ pub(super) struct Shared {
     pub(super) sinks: Sinks,
     pub(super) policies: Policies,
     pub(super) letters: mpsc::Sender<Letter>,
+    /// What agents answered, where the policies do not let it pass. It is told at once: a stage that fails ends only when
+    /// the next one has what it made before.
+    pub(super) failures: mpsc::UnboundedSender<Error>,
 }
 
-/// Why a stage ends before its input does.
-enum End {
-    /// The next agent has ended.
-    Gone,
-    Failed(Error),
-}
+/// A stage ends before its input does: it has failed, or the next one has ended.
+struct Gone;
 
 /// What makes an agent finish all that it has.
 #[derive(Clone, Copy, PartialEq)]
@@ -54,16 +53,8 @@ enum Next<In, Out> {
     Input(Option<Message<In>>),
 }
 
-/// Works until the input ends.
-///
-/// # Errors
-/// What the agent answered, where the policies do not let it pass.
-pub(super) async fn run<In, Out>(
-    agent: Agent<In, Out>,
-    input: Receiver<In>,
-    output: Sender<Out>,
-    shared: Arc<Shared>,
-) -> Result<()>
+/// Works until the input ends, or the agent fails for good.
+pub(super) async fn run<In, Out>(agent: Agent<In, Out>, input: Receiver<In>, output: Sender<Out>, shared: Arc<Shared>)
 where
     In: Send + 'static,
     Out: Send + 'static,
@@ -71,14 +62,11 @@ where
     let Agent { name, work, timeout, max_age, concurrency, statistics, .. } = agent;
     let statistics = statistics.then(|| Statistics::new(&name));
     let stage = Stage { name, input, output, shared, calls: Calls::new(concurrency), statistics };
-    let ended = match work {
+    // Why it ended before its input was told.
+    let _ = match work {
         Work::Each(call) => stage.work(&call, Each::new()).await,
         Work::Batched { size, call } => stage.work(&call, Batches::new(size, timeout, max_age)).await,
     };
-    match ended {
-        Ok(()) | Err(End::Gone) => Ok(()),
-        Err(End::Failed(error)) => Err(error),
-    }
 }
 
 /// Takes what the last agent gives: it is done.
@@ -100,7 +88,7 @@ struct Stage<In, Out> {
 }
 
 impl<In, Out> Stage<In, Out> {
-    async fn work<G: Gather<In>>(mut self, call: &Calling<G::Input, Out>, mut gather: G) -> Result<(), End> {
+    async fn work<G: Gather<In>>(mut self, call: &Calling<G::Input, Out>, mut gather: G) -> Result<(), Gone> {
         let mut release: Option<Release> = None;
         loop {
             while self.is_free() {
@@ -117,7 +105,7 @@ impl<In, Out> Stage<In, Out> {
                     self.log();
                     return Ok(());
                 }
-                self.output.flush().await.then_some(()).ok_or(End::Gone)?;
+                self.output.flush().await.then_some(()).ok_or(Gone)?;
             }
             let due = gather.due().filter(|_| self.is_free());
             let wants_more = release.is_none() && gather.has_room();
@@ -127,7 +115,7 @@ impl<In, Out> Stage<In, Out> {
                 biased;
                 is_sent = output.send(), if !output.is_empty() => match is_sent {
                     true => Next::Sent,
-                    false => return Err(End::Gone),
+                    false => return Err(Gone),
                 },
                 Some(ended) = calls.next() => Next::Ended(ended),
                 () = at(due) => Next::Due,
@@ -156,7 +144,7 @@ impl<In, Out> Stage<In, Out> {
         }
     }
 
-    async fn settle(&mut self, ended: Ended<Out>) -> Result<(), End> {
+    async fn settle(&mut self, ended: Ended<Out>) -> Result<(), Gone> {
         let Ended { answer, share: Share { origins, elements, bytes }, began } = ended;
         if let (Some(statistics), Some(began)) = (&mut self.statistics, began) {
             statistics.called(elements, began);
@@ -181,22 +169,23 @@ impl<In, Out> Stage<In, Out> {
     }
 
     /// The agent failed on elements of these records.
-    async fn failed(&mut self, source: BoxError, origins: Origins) -> Result<(), End> {
+    async fn failed(&mut self, source: BoxError, origins: Origins) -> Result<(), Gone> {
         let source = format!("agent `{}`: {source}", self.name).into();
         let error = Error::Handler { batch: origins.reference().to_string(), source };
         // Attempts are the agent's own, see `Agent::retry`.
         match self.shared.policies.after_failure(u32::MAX) {
             After::Stop | After::Again(_) => {
+                let _ = self.shared.failures.send(error);
                 // What was made before goes on.
                 while !self.output.is_empty() && self.output.send().await {}
-                Err(End::Failed(error))
+                Err(Gone)
             }
             After::Skip => {
                 log::error!("skipped: {error}");
                 origins.done();
                 Ok(())
             }
-            After::Bury => self.shared.letters.send(Letter { origins, error }).await.map_err(|_| End::Gone),
+            After::Bury => self.shared.letters.send(Letter { origins, error }).await.map_err(|_| Gone),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, channel, unbounded_channel};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 
@@ -79,7 +79,8 @@ impl Worker {
         };
         let Self { consumer, feed, agents, sinks, drain, .. } = self;
         let (letters, given_up) = channel(16);
-        let shared = Arc::new(Shared { sinks: sinks.clone(), policies: consumer.policies(), letters });
+        let (failures, failed) = unbounded_channel();
+        let shared = Arc::new(Shared { sinks: sinks.clone(), policies: consumer.policies(), letters, failures });
         let mut run = Run {
             tally: consumer.tally(),
             policies: consumer.policies(),
@@ -87,6 +88,7 @@ impl Worker {
             feed: Some(feed),
             taken: None,
             stages: JoinSet::new(),
+            failed,
             given_up,
             letters: JoinSet::new(),
             done: Arc::new(Done::default()),
@@ -138,7 +140,8 @@ struct Run {
     feed: Option<Box<dyn Feed>>,
     /// What was taken of Kafka and waits for the feed to be empty.
     taken: Option<Taken>,
-    stages: JoinSet<Result<()>>,
+    stages: JoinSet<()>,
+    failed: UnboundedReceiver<Error>,
     given_up: Receiver<Letter>,
     letters: JoinSet<Buried>,
     done: Arc<Done>,
@@ -149,13 +152,14 @@ impl Run {
         loop {
             self.tell();
             self.read()?;
-            let Self { consumer, feed: Some(feed), taken, stages, given_up, letters, done, .. } = self else {
+            let Self { consumer, feed: Some(feed), taken, stages, failed, given_up, letters, done, .. } = self else {
                 return Ok(());
             };
             let is_empty = feed.is_empty();
             let is_free = is_empty && taken.is_none() && letters.len() < LETTERS;
             tokio::select! {
                 () = &mut shutdown => return Ok(()),
+                Some(error) = failed.recv() => return Err(error),
                 Some(ended) = stages.join_next() => stage_ended(ended)?,
                 () = done.changed() => {}
                 Some(letter) = given_up.recv() => self.bury(letter)?,
@@ -292,6 +296,9 @@ impl Run {
         self.feed = None;
         self.stages.abort_all();
         let _ = timeout(ABORT, async { while self.stages.join_next().await.is_some() {} }).await;
+        while let Ok(error) = self.failed.try_recv() {
+            outcome = first_of(outcome, Err(error));
+        }
         outcome
     }
 
@@ -308,7 +315,7 @@ impl Run {
 }
 
 enum Next {
-    Stage(Result<Result<()>, JoinError>),
+    Stage(Result<(), JoinError>),
     Letter(Letter),
     Buried(Box<Result<Buried, JoinError>>),
     /// Something has moved on.
@@ -324,8 +331,8 @@ async fn sent(feed: &mut Option<Box<dyn Feed>>) -> bool {
     }
 }
 
-fn stage_ended(ended: Result<Result<()>, JoinError>) -> Result<()> {
-    ended.unwrap_or_else(|error| Err(Error::Closed(format!("an agent has failed: {error}"))))
+fn stage_ended(ended: Result<(), JoinError>) -> Result<()> {
+    ended.map_err(|error| Error::Closed(format!("an agent has failed: {error}")))
 }
 
 fn undecodable(record: &Record, source: serde_json::Error) -> Error {

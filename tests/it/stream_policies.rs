@@ -1,5 +1,6 @@
 //! What becomes of elements that an agent fails on, and of records that cannot be read.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -147,6 +148,22 @@ async fn when_attempts_are_used_up_the_worker_stops() {
 }
 
 /// In each kind of agent: before the first await, after it, on a thread of its own.
+/// Also where the next agent takes nothing more of what was made before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_does_not_wait_for_the_next_agent() {
+    let topic = topic_of(["[1]", "[2]"]);
+    let (group, builder) = worker(&topic);
+    let many = Agent::new("many", |value: Value, _: Sinks| async move {
+        // More than wait between agents, and not so much that there would be no next call.
+        if value == 1 { Ok::<_, HandlerError>(Some(vec![0; 5 * 256 + 10])) } else { Err("no".into()) }
+    });
+    let stuck = Agent::new("stuck", |_: i32, _: Sinks| pending::<Result<Option<()>, HandlerError>>());
+    let builder = builder.drain_timeout(Duration::from_millis(500)).agent(many.atomic_send()).agent(stuck);
+    let error = Running::start(builder.build().unwrap()).failed().await;
+    assert!(matches!(error, Error::Handler { .. }), "{error}");
+    assert_eq!(committed(&group, &topic), None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_panics_stops_the_worker() {
     fn at_once(value: Value, _: Sinks) -> std::future::Ready<Result<Option<Value>, HandlerError>> {
