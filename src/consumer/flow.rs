@@ -182,6 +182,12 @@ impl Tally {
         true
     }
 
+    /// Whether the partition is still this consumer's, as it was under this ownership.
+    #[cfg(feature = "stream")]
+    pub(crate) fn is_current(&self, tag: u64) -> bool {
+        self.0.lock().ledger.is_current(tag)
+    }
+
     /// A handler of a record of this ownership waits for somebody's answer. A revocation does not wait for it as long as
     /// for others.
     #[cfg(feature = "app")]

@@ -33,6 +33,9 @@ pub(super) enum Work<In, Out> {
     Batched { size: usize, call: Calling<Vec<In>, Out> },
 }
 
+/// The most elements that a window has room for on purpose.
+const MOST_KEPT: usize = 10_000_000;
+
 /// One step of a worker's chain: a function that gets one element, or a batch of them, and gives the next agent one, none
 /// or, with [`Agent::atomic_send`], many.
 #[must_use]
@@ -62,7 +65,9 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
     }
 
     /// An agent that gets up to `size` elements at a time: as soon as there are so many, when [`Agent::timeout`] or
-    /// [`Agent::max_age`] is over, and at the worker's end.
+    /// [`Agent::max_age`] is over, at the worker's end, and before what would wait for them for ever: when partitions go to
+    /// another worker, or so much of them is taken and not done that no more is read
+    /// ([`max_window`](crate::ConsumerBuilder::max_window), which has room for all batches up to 10,000,000 elements).
     pub fn batched<F, Fut>(name: impl Into<String>, size: usize, agent: F) -> Self
     where
         F: Fn(Vec<In>, Sinks) -> Fut + Send + Sync + 'static,
@@ -147,11 +152,11 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         self
     }
 
-    /// How many elements wait in its batches, one being filled included.
+    /// How many elements wait in its batches, one being filled included; of more nobody has so many on purpose.
     pub(super) fn keeps_back(&self) -> usize {
         match self.work {
             Work::Each(_) => 0,
-            Work::Batched { size, .. } => size.saturating_mul(self.concurrency.saturating_add(1)),
+            Work::Batched { size, .. } => size.saturating_mul(self.concurrency.saturating_add(1)).min(MOST_KEPT),
         }
     }
 

@@ -63,7 +63,7 @@ impl Worker {
 
     /// Connects to brokers and sinks, and works until `shutdown` is ready or something fails for good. Then nothing more is
     /// read; what is on its way, incomplete batches too, goes through the chain within the drain's time, what is done is
-    /// committed, and the sinks are closed.
+    /// committed, and the sinks are closed. What the drain's time is too short for is logged, and comes again.
     ///
     /// # Errors
     /// - [`Error::Unreachable`], or a sink's own error: it could not be connected, see
@@ -230,9 +230,10 @@ impl Run {
         }
     }
 
-    /// A dead letter for each record that has none yet. They are done once all are acknowledged.
+    /// A dead letter for each record that has none yet and did not go to another worker. They are done once all are
+    /// acknowledged.
     fn bury(&mut self, Letter { origins, error }: Letter) -> Result<()> {
-        for record in origins.give_up() {
+        for record in origins.give_up().into_iter().filter(|record| self.tally.is_current(record.tag())) {
             let arena = record.to_arena(1);
             let letter = self.consumer.bury(&arena, &error)?;
             let origins = origins.clone();
