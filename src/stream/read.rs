@@ -1,5 +1,6 @@
 //! From records to the elements that a worker's first agent gets.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -41,72 +42,112 @@ impl<T> Deref for Whole<T> {
     }
 }
 
-/// What the JSON of a record says, an envelope's item or the value; and the envelope's history.
-fn json<T: DeserializeOwned>(record: &Record, is_envelope: bool) -> Result<(T, Option<&RawValue>), serde_json::Error> {
-    let value = record.value().unwrap_or_default();
-    if is_envelope {
-        let envelope = envelope::decode::<T>(value)?;
-        return Ok((envelope.item, envelope.history));
-    }
-    Ok((decode_plain(value, |text| serde_json::from_str(text))?, None))
-}
-
 pub(super) fn elements<T: DeserializeOwned + 'static>(is_envelope: bool) -> Read<T> {
-    Box::new(move |record| json(record, is_envelope).map(|(Elements(all), _)| all))
+    Box::new(move |record| {
+        let value = record.value().unwrap_or_default();
+        match is_envelope {
+            true => split(envelope::decode::<&RawValue>(value)?.item.get()),
+            false => decode_plain(value, split),
+        }
+    })
 }
 
 pub(super) fn whole<T: DeserializeOwned + 'static>(is_envelope: bool) -> Read<Whole<T>> {
     Box::new(move |record| {
-        let (value, history) = json(record, is_envelope)?;
-        Ok(vec![Whole { value, record: record.clone(), history: history.map(History::from_checked) }])
+        let value = record.value().unwrap_or_default();
+        let (value, history) = match is_envelope {
+            true => {
+                let envelope = envelope::decode::<T>(value)?;
+                (envelope.item, envelope.history.map(History::from_checked))
+            }
+            false => (decode_plain(value, |text| serde_json::from_str(text))?, None),
+        };
+        Ok(vec![Whole { value, record: record.clone(), history }])
     })
 }
 
 /// The elements of a list, the keys of a map, or the characters of a text.
-struct Elements<T>(Vec<T>);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Elements<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ElementsVisitor(PhantomData))
-    }
+fn split<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let all = match text.trim_start_matches([' ', '\t', '\r', '\n']).as_bytes().first() {
+        // Where serde_json keeps the text of numbers it calls them maps, of a key that nobody wrote.
+        Some(b'-' | b'0'..=b'9') => deserializer.deserialize_seq(Elements(PhantomData)),
+        _ => deserializer.deserialize_any(Elements(PhantomData)),
+    }?;
+    deserializer.end()?;
+    Ok(all)
 }
 
-struct ElementsVisitor<T>(PhantomData<T>);
+struct Elements<T>(PhantomData<T>);
 
-impl<'de, T: Deserialize<'de>> Visitor<'de> for ElementsVisitor<T> {
-    type Value = Elements<T>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+    type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list, a map or a text")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Elements<T>, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
         let mut all = Vec::with_capacity(list.size_hint().unwrap_or_default());
         while let Some(element) = list.next_element()? {
             all.push(element);
         }
-        Ok(Elements(all))
+        Ok(all)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Elements<T>, A::Error> {
-        let mut keys: Vec<String> = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<T>, A::Error> {
+        let (mut all, mut keys) = (Vec::new(), HashSet::new());
         while let Some(key) = map.next_key::<String>()? {
             map.next_value::<IgnoredAny>()?;
             if !keys.contains(&key) {
-                keys.push(key);
+                all.push(T::deserialize(StringDeserializer::<A::Error>::new(key.clone()))?);
+                keys.insert(key);
             }
         }
-        let texts = keys.into_iter().map(|key| T::deserialize(StringDeserializer::<A::Error>::new(key)));
-        texts.collect::<Result<_, _>>().map(Elements)
+        Ok(all)
     }
 
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Elements<T>, E> {
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Vec<T>, E> {
         let characters = text.chars().map(|c| T::deserialize(StringDeserializer::<E>::new(c.to_string())));
-        characters.collect::<Result<_, _>>().map(Elements)
+        characters.collect()
     }
 }
 
 /// What somebody's own deserializer said.
 pub(super) fn own<T: 'static>(read: impl Fn(&Record) -> Result<Vec<T>, HandlerError> + Send + 'static) -> Read<T> {
     Box::new(move |record| read(record).map_err(serde_json::Error::custom))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn lists_maps_and_texts_have_elements_and_nothing_else_has() {
+        let all = |text: &str| split::<Value>(text).map(Value::Array);
+        for (text, expected) in [
+            (" [1, [2], {\"a\": 3}, null] ", json!([1, [2], {"a": 3}, null])),
+            (r#"{"a": 1, "b": {"c": 2}, "a": 3}"#, json!(["a", "b"])),
+            (r#""a\ud83d\ude00b""#, json!(["a", "\u{1f600}", "b"])),
+            ("[]", json!([])),
+            ("{}", json!([])),
+            (r#""""#, json!([])),
+        ] {
+            assert_eq!(all(text).unwrap(), expected, "{text}");
+        }
+        // Of any size: with `export` serde_json keeps their text.
+        for text in
+            ["5", " -5", "1.5", "-0", "1e400", "12345678901234567890123", "true", "null", "[1] 2", "", "nonsense"]
+        {
+            assert!(all(text).is_err(), "{text}: {:?}", all(text));
+        }
+    }
+
+    #[test]
+    fn the_keys_of_a_map_are_read_once_each() {
+        let fields: Vec<_> = (0..100_000).map(|number| format!(r#""key-{number:06}":0"#)).collect();
+        assert_eq!(split::<String>(&format!("{{{}}}", fields.join(","))).unwrap().len(), 100_000);
+    }
 }
