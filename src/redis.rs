@@ -1,19 +1,33 @@
 //! A connection to Redis: one for all clones, made anew where it breaks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+#[cfg(feature = "stream")]
+use ::redis::Arg;
 use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::{Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult};
+use tokio::sync::Mutex;
 
 use crate::error::{Error, Result};
 
 /// So long may a command take, a new connection included.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// For each so many commands, and for each so many bytes of them, there is as much time again.
+#[cfg(feature = "stream")]
+const COMMANDS: usize = 1000;
+#[cfg(feature = "stream")]
+const BYTES: usize = 10 << 20;
 
 /// See the module's own words.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    manager: ConnectionManager,
+    client: Client,
+    /// It makes its connection anew where that says that it broke.
+    manager: Arc<Mutex<ConnectionManager>>,
+    /// The last answer did not come in time. Of a host that is gone nothing ever says that the connection broke.
+    is_silent: Arc<AtomicBool>,
     address: String,
 }
 
@@ -28,18 +42,15 @@ impl Connection {
         let bad = |_| Error::setting("redis", "is no URL such as redis://user:password@host:port/database");
         let client = Client::open(url).map_err(bad)?;
         let address = client.get_connection_info().addr().to_string();
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(TIMEOUT))
-            .set_response_timeout(Some(TIMEOUT));
-        let connecting = ConnectionManager::new_with_config(client, config);
-        match tokio::time::timeout(TIMEOUT, connecting).await {
-            Ok(Ok(manager)) => Ok(Self { manager, address }),
+        match tokio::time::timeout(TIMEOUT, connect(&client)).await {
+            Ok(Ok(manager)) => {
+                Ok(Self { client, manager: Arc::new(Mutex::new(manager)), is_silent: Arc::default(), address })
+            }
             Ok(Err(error)) if error.kind() == ErrorKind::AuthenticationFailed => {
                 Err(Error::setting("redis", format!("Redis at {address} refuses user or password")))
             }
             Ok(Err(error)) => Err(failed(&address, &error, error.to_string())),
-            Err(_) => Err(late(&address)),
+            Err(_) => Err(late(&address, TIMEOUT)),
         }
     }
 
@@ -54,7 +65,7 @@ impl Connection {
     /// [`Error::Redis`].
     #[cfg(feature = "app")]
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        self.twice(command).await
+        self.twice(command, TIMEOUT).await
     }
 
     /// Runs several in one go. Those behind one that fails are run all the same: their answers, errors among them, where
@@ -64,7 +75,10 @@ impl Connection {
     /// [`Error::Redis`]: there is no connection, or it was lost.
     #[cfg(feature = "stream")]
     pub(crate) async fn run_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T> {
-        self.twice(commands).await
+        let words = commands.cmd_iter().flat_map(Cmd::args_iter);
+        let bytes: usize = words.map(|word| if let Arg::Simple(word) = word { word.len() } else { 0 }).sum();
+        let more = commands.len() / COMMANDS + bytes / BYTES;
+        self.twice(commands, TIMEOUT.saturating_mul(u32::try_from(more).unwrap_or(u32::MAX).saturating_add(1))).await
     }
 
     /// The error of a command.
@@ -72,20 +86,41 @@ impl Connection {
         failed(&self.address, error, reason)
     }
 
-    async fn twice<T: FromRedisValue>(&self, query: &impl Query) -> Result<T> {
-        let mut manager = self.manager.clone();
+    async fn twice<T: FromRedisValue>(&self, query: &impl Query, within: Duration) -> Result<T> {
         let running = async {
+            let mut manager = self.manager().await?;
             match query.query(&mut manager).await {
                 // The connection was lost before, perhaps long ago: now there is a new one, or an error that is of now.
                 Err(error) if is_lost(&error) => query.query(&mut manager).await,
                 answer => answer,
             }
         };
-        match tokio::time::timeout(TIMEOUT, running).await {
+        match tokio::time::timeout(within, running).await {
             Ok(answer) => answer.map_err(|error| self.failed(&error, error.to_string())),
-            Err(_) => Err(late(&self.address)),
+            Err(_) => {
+                self.is_silent.store(true, Ordering::Relaxed);
+                Err(late(&self.address, within))
+            }
         }
     }
+
+    async fn manager(&self) -> RedisResult<ConnectionManager> {
+        let mut manager = self.manager.lock().await;
+        if self.is_silent.load(Ordering::Relaxed) {
+            *manager = connect(&self.client).await?;
+            self.is_silent.store(false, Ordering::Relaxed);
+        }
+        Ok(manager.clone())
+    }
+}
+
+async fn connect(client: &Client) -> RedisResult<ConnectionManager> {
+    // How long an answer may take depends on what was asked.
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(None);
+    ConnectionManager::new_with_config(client.clone(), config).await
 }
 
 /// A command, or several.
@@ -109,8 +144,8 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || (error.is_io_error() && !error.is_timeout())
 }
 
-fn late(address: &str) -> Error {
-    Error::Redis { address: address.to_owned(), reason: format!("no answer within {TIMEOUT:?}"), refused: false }
+fn late(address: &str, within: Duration) -> Error {
+    Error::Redis { address: address.to_owned(), reason: format!("no answer within {within:?}"), refused: false }
 }
 
 fn failed(address: &str, error: &RedisError, reason: String) -> Error {
@@ -154,7 +189,7 @@ mod tests {
         }
         let lost = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
         assert!(failed("redis:6379", &lost, lost.to_string()).is_retriable());
-        assert!(late("redis:6379").is_retriable());
+        assert!(late("redis:6379", TIMEOUT).is_retriable());
         let mistyped = RedisError::from((ErrorKind::UnexpectedReturnType, "not a number"));
         assert!(!failed("redis:6379", &mistyped, mistyped.to_string()).is_retriable());
     }

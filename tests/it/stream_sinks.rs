@@ -1,6 +1,10 @@
 //! Sinks of stream workers: what they write is what the Python library's write, and a sink that fails loses nothing.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
 use std::time::Duration;
 
 use kafka_envelope::stream::{Agent, KafkaSink, RedisSink, Sink, Sinks, Worker};
@@ -309,6 +313,57 @@ async fn a_redis_that_stays_away_is_an_error() {
         let error = RedisSink::connect_with(id, &url, backoff).await.unwrap_err();
         assert!(matches!(error, Error::Setting { .. }), "{error}");
     }
+}
+
+/// What goes there goes on to a Redis, until it is told to swallow what came so far and comes on the connections of then.
+fn lead_to(redis: &Redis) -> (String, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (url, port) = (format!("redis://{}/", listener.local_addr().unwrap()), redis.port());
+    let is_gone = Arc::new(AtomicBool::new(false));
+    let gone = Arc::clone(&is_gone);
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", port)).unwrap());
+            let is_old = !gone.load(Ordering::Relaxed);
+            for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                let gone = Arc::clone(&gone);
+                thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    while let Ok(count @ 1..) = from.read(&mut buffer) {
+                        if !(is_old && gone.load(Ordering::Relaxed)) && to.write_all(&buffer[..count]).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (url, is_gone)
+}
+
+/// Its host is gone, which no packet says, and another one has its address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_falls_silent_is_made_anew() {
+    let redis = Redis::start();
+    let (url, is_gone) = lead_to(&redis);
+    let sink = RedisSink::connect_with("cache", &url, Backoff { attempts: 3, ..QUICK }).await.unwrap();
+    sink.put(&["h"], &["before"], &["v"]).await.unwrap();
+    is_gone.store(true, Ordering::Relaxed);
+    sink.put(&["h"], &["after"], &["v"]).await.unwrap();
+    assert_eq!(redis.ask::<u64>(&["HLEN", "h"]), 2);
+}
+
+/// What takes Redis longer than a second would otherwise never get there.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_commands_have_more_time() {
+    let redis = Redis::start();
+    let sink = RedisSink::connect_with("cache", &redis.url(), Backoff { attempts: 1, ..QUICK }).await.unwrap();
+    let slow = "local since = redis.call('TIME')[1] while redis.call('TIME')[1] - since < 3 do end";
+    let mut commands = vec![vec!["EVAL", slow, "0"]];
+    assert!(matches!(sink.batch_execute(&commands).await, Err(Error::Redis { .. })));
+    commands.resize(5_000, vec!["PING"]);
+    soon("it answers again", || (redis.ask::<String>(&["PING"]) == "PONG").then_some(()));
+    assert_eq!(sink.batch_execute(&commands).await.unwrap().len(), 5_000);
 }
 
 /// Before anything runs, and without a broker.
