@@ -14,6 +14,8 @@ use crate::stream::attempts::{ATTEMPT, Attempts};
 
 /// How much longer than it may a sink's end is waited for.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long one attempt of a sink to connect may take that does not keep to its time.
+const PATIENCE: Duration = ATTEMPT.saturating_mul(10);
 
 /// Something that agents send to, by its id: a [`KafkaSink`](crate::stream::KafkaSink), a `RedisSink` (feature `redis`),
 /// or one's own, which [`Sinks::get`] finds.
@@ -61,7 +63,8 @@ pub trait Sink: Send + Sync + 'static {
     /// is nothing to connect.
     ///
     /// # Errors
-    /// It did not get there within this time, or cannot.
+    /// It did not get there within this time, or cannot. A sink that has not answered after ten times as long ends the
+    /// worker.
     fn connect(&self, timeout: Duration) -> impl Future<Output = Result<()>> + Send {
         let _ = timeout;
         async { Ok(()) }
@@ -144,8 +147,14 @@ impl Sinks {
             let mut attempts = Attempts::new(SinkId(sink.id()), backoff);
             loop {
                 // Of the sink itself, not of the box.
-                let connected = caught((**sink).connect(ATTEMPT)).await;
-                match connected.unwrap_or_else(|panic| Err(panicked(sink.id(), &*panic))) {
+                let connected = match timeout(PATIENCE, caught((**sink).connect(ATTEMPT))).await {
+                    Ok(Ok(connected)) => connected,
+                    Ok(Err(panic)) => Err(panicked(sink.id(), &*panic)),
+                    Err(_) => {
+                        Err(Error::Closed(format!("the {} did not connect within {PATIENCE:?}", SinkId(sink.id()))))
+                    }
+                };
+                match connected {
                     Ok(()) => break,
                     Err(error) => attempts.again(error).await?,
                 }
@@ -201,5 +210,36 @@ pub(super) fn check_id(id: &str) -> Result<()> {
 impl fmt::Debug for Sinks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.iter().map(|sink| sink.id())).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Hanging;
+
+    impl Sink for Hanging {
+        fn id(&self) -> &str {
+            "hanging"
+        }
+
+        async fn connect(&self, _: Duration) -> Result<()> {
+            std::future::pending().await
+        }
+
+        async fn close(&self, _: Duration) -> Result<()> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_hangs_is_an_error() {
+        let sinks = Sinks::new(vec![Box::new(Hanging)]).unwrap();
+        let connected = timeout(Duration::from_secs(60), sinks.connect(Backoff::default())).await.expect("it ends");
+        let text = connected.unwrap_err().to_string();
+        assert_eq!(text, "cannot go on: the sink `hanging` did not connect within 10s");
+        let closed = timeout(Duration::from_secs(60), sinks.close(Duration::from_secs(5))).await.expect("it ends");
+        assert!(closed.unwrap_err().to_string().contains("did not close within 5s"));
     }
 }
