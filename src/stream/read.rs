@@ -100,7 +100,11 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
         while let Some(key) = map.next_key::<String>()? {
             map.next_value::<IgnoredAny>()?;
             if !keys.contains(&key) {
-                all.push(T::deserialize(StringDeserializer::<A::Error>::new(key.clone()))?);
+                // Who wanted the whole map is to know what to do.
+                let element = T::deserialize(StringDeserializer::<A::Error>::new(key.clone())).map_err(|error| {
+                    A::Error::custom(format_args!("{error}: of a map the keys go in, `whole` takes all of it"))
+                })?;
+                all.push(element);
                 keys.insert(key);
             }
         }
@@ -143,6 +147,17 @@ mod tests {
         {
             assert!(all(text).is_err(), "{text}: {:?}", all(text));
         }
+    }
+
+    #[test]
+    fn whoever_wants_a_whole_map_is_told_how() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Reading {
+            #[serde(rename = "celsius")]
+            _celsius: f64,
+        }
+        let error = split::<Reading>(r#"{"celsius": 1.0}"#).unwrap_err().to_string();
+        assert!(error.contains("of a map the keys go in, `whole` takes all of it"), "{error}");
     }
 
     #[test]

@@ -34,7 +34,10 @@ const ABORT: Duration = Duration::from_millis(500);
 
 /// Reads a topic as a member of a group and passes its messages through a chain of agents. Offsets are committed once
 /// every agent is done with all that came of a record.
-#[must_use = "a worker does nothing until `run_until`"]
+///
+/// It is a member of its group from [`WorkerBuilder::build`] on: run it at once, since nobody else gets the partitions that
+/// it is given.
+#[must_use = "a worker that does not run keeps its partitions from others"]
 pub struct Worker {
     pub(super) brokers: String,
     pub(super) consumer: Consumer,
@@ -47,6 +50,9 @@ pub struct Worker {
 
 impl Worker {
     /// A builder for a worker of this topic, on these brokers, as a member of this group.
+    ///
+    /// The first agent gets the elements of each record's list, one by one: of a map only the keys. Where a record is one
+    /// message, say [`WorkerBuilder::whole`].
     pub fn builder<In: DeserializeOwned + Send + 'static>(
         topic: &str,
         brokers: &str,
