@@ -104,7 +104,8 @@ impl Sink for KafkaSink {
     async fn close(&self, timeout: Duration) -> Result<()> {
         let producer = self.producer.clone();
         let flushed = tokio::task::spawn_blocking(move || producer.flush(timeout)).await;
-        flushed.unwrap_or_else(|error| Err(Error::Closed(format!("{} did not flush: {error}", SinkId(&self.id)))))
+        let failed = |why: String| Error::Closed(format!("{} did not deliver all at its end: {why}", SinkId(&self.id)));
+        flushed.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))
     }
 }
 

@@ -140,7 +140,8 @@ impl RedisSink {
         let of = all.len();
         let answers = answers.into_iter().zip(all.cmd_iter()).zip(1..);
         let answers = answers.map(|((answer, command), number)| {
-            answer.map_err(|error| {
+            // `EXEC` answers with a list, of which some may have failed.
+            answer.and_then(Value::extract_error).map_err(|error| {
                 let name = name(command).unwrap_or_default();
                 self.connection.failed(&error, format!("command {number} of {of}, `{name}`: {error}"))
             })

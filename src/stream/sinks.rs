@@ -71,6 +71,7 @@ pub trait Sink: Send + Sync + 'static {
     }
 
     /// The agents have ended: what is on its way is to arrive within this time, after which the worker waits no longer.
+    /// What agents returned `Ok` for is committed before: it is not to wait for this.
     ///
     /// # Errors
     /// Some of it has not.

@@ -205,6 +205,10 @@ async fn commands_and_their_answers_are_those_of_the_python_library() {
     let error = sink.batch_execute(&wrong).await.unwrap_err().to_string();
     assert!(error.contains("command 2 of 4, `LPUSH`: ") && error.contains("WRONGTYPE"), "{error}");
     assert_eq!(redis.ask::<String>(&["GET", "last"]), "z");
+    // In a transaction, too, whose answer is a list.
+    let wrong = [vec!["MULTI"], vec!["LPUSH", "s", "y"], vec!["EXEC"]];
+    let error = sink.batch_execute(&wrong).await.unwrap_err().to_string();
+    assert!(error.contains("command 3 of 3, `EXEC`: ") && error.contains("WRONGTYPE"), "{error}");
     let error = sink.batch_execute(&[vec!["SET", "never", "x"], vec![]]).await.unwrap_err();
     assert!(matches!(&error, Error::Setting { key, .. } if key == "redis"), "{error}");
     assert_eq!(redis.ask::<Option<String>>(&["GET", "never"]), None);
@@ -477,6 +481,19 @@ async fn a_failing_sink_stops_the_worker() {
         assert_eq!(own.taken(), [0], "it was closed");
         redis.start_again();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_sink_that_cannot_deliver_at_its_end_says_so() {
+    let broker = EmbeddedBroker::start().unwrap();
+    let sink = Arc::new(KafkaSink::new("gone", broker.bootstrap_servers()).unwrap());
+    drop(broker);
+    let sending = Arc::clone(&sink);
+    let mut sending = tokio::spawn(async move { sending.send("t", &1).await });
+    tokio::time::timeout(Duration::from_millis(500), &mut sending).await.unwrap_err();
+    let error = sink.close(Duration::from_millis(200)).await.unwrap_err();
+    assert!(error.to_string().contains("sink `gone` did not deliver all at its end"), "{error}");
+    sending.abort();
 }
 
 /// The worker's end tells of it, and the other sinks are closed all the same.
