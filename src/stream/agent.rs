@@ -46,13 +46,13 @@ pub struct Agent<In, Out> {
     pub(super) max_age: Option<Duration>,
     pub(super) concurrency: usize,
     pub(super) statistics: bool,
-    backoff: Option<Backoff>,
+    retries: Vec<Backoff>,
 }
 
 impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
     fn with(name: impl Into<String>, work: Work<In, Out>) -> Self {
         let name = name.into();
-        Self { name, work, timeout: None, max_age: None, concurrency: 1, statistics: false, backoff: None }
+        Self { name, work, timeout: None, max_age: None, concurrency: 1, statistics: false, retries: Vec::new() }
     }
 
     /// An agent that gets one element at a time. `None` gives the next agent nothing.
@@ -134,8 +134,8 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
             Work::Each(call) => Work::Each(split(call)),
             Work::Batched { size, call } => Work::Batched { size, call: split(call) },
         };
-        let Self { name, timeout, max_age, concurrency, statistics, backoff, .. } = self;
-        Agent { name, work, timeout, max_age, concurrency, statistics, backoff }
+        let Self { name, timeout, max_age, concurrency, statistics, retries, .. } = self;
+        Agent { name, work, timeout, max_age, concurrency, statistics, retries }
     }
 
     /// A call that fails, by an error or a panic, is made again with the same input, up to [`Backoff::attempts`] times in
@@ -148,7 +148,7 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
             Work::Each(call) => Work::Each(retried(&self.name, call, backoff)),
             Work::Batched { size, call } => Work::Batched { size, call: retried(&self.name, call, backoff) },
         };
-        self.backoff = Some(backoff);
+        self.retries.push(backoff);
         self
     }
 
@@ -168,8 +168,10 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         if self.concurrency == 0 {
             return refuse("makes no call at a time");
         }
-        if let Some(backoff) = &self.backoff {
-            backoff.check("retry")?;
+        match self.retries.as_slice() {
+            [] => {}
+            [backoff] => backoff.check("retry")?,
+            _ => return refuse("says `retry` twice: its attempts would be multiplied"),
         }
         match &self.work {
             Work::Batched { size: 0, .. } => refuse("has batches of no element"),

@@ -101,6 +101,26 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
     }
 
     /// Adds an agent, which gets what the one before gives.
+    ///
+    /// ```
+    /// # use kafka_envelope::stream::{Agent, Worker};
+    /// # let brokers = "localhost:9092";
+    /// let half = Agent::new("half", async |number: u64, _| Ok(Some(number as f64 / 2.0)));
+    /// let floor = Agent::new("floor", async |number: f64, _| Ok(Some(number.floor())));
+    /// Worker::builder("numbers", brokers, "halving").agent(half).agent(floor).build()?;
+    /// # Ok::<(), kafka_envelope::Error>(())
+    /// ```
+    ///
+    /// One that takes what that does not give does not compile:
+    ///
+    /// ```compile_fail,E0308
+    /// # use kafka_envelope::stream::{Agent, Worker};
+    /// # let brokers = "localhost:9092";
+    /// let half = Agent::new("half", async |number: u64, _| Ok(Some(number as f64 / 2.0)));
+    /// let floor = Agent::new("floor", async |number: u64, _| Ok(Some(number)));
+    /// Worker::builder("numbers", brokers, "halving").agent(half).agent(floor).build()?;
+    /// # Ok::<(), kafka_envelope::Error>(())
+    /// ```
     pub fn agent<Out: Send + 'static>(self, agent: Agent<Next, Out>) -> WorkerBuilder<Out> {
         let Self { mut plan, open } = self;
         if let Err(error) = agent.check() {

@@ -170,4 +170,6 @@ fn settings_that_would_do_nothing_are_refused() {
         |agent: Agent<Value, ()>, key: &str| refused(Worker::builder("t", "localhost:1", "g").agent(agent), key);
     refused_agent(counting(&Arc::default()).retry(Backoff { attempts: 0, ..Backoff::default() }), "retry");
     refused_agent(counting(&Arc::default()).concurrency(0), "agent");
+    let twice = counting(&Arc::default()).retry(Backoff::default()).retry(Backoff::default());
+    refused_agent(twice, "agent");
 }
