@@ -20,6 +20,9 @@ pub struct ConsumerBuilder {
     topics: Vec<String>,
     /// [`Subscription`](crate::consumer::Subscription) says what is read.
     topics_change: bool,
+    /// The group is joined once a broker was [reached](Consumer::reach).
+    #[cfg(feature = "stream")]
+    joins_late: bool,
     settings: Settings,
     batch_size: usize,
     batch_bytes: usize,
@@ -43,6 +46,8 @@ impl ConsumerBuilder {
             group: group.to_owned(),
             topics: Vec::new(),
             topics_change: false,
+            #[cfg(feature = "stream")]
+            joins_late: false,
             settings: Settings::consumer(),
             batch_size: 500,
             batch_bytes: 16 << 20,
@@ -99,6 +104,13 @@ impl ConsumerBuilder {
             true => Err(Error::setting("on_error", "is not where attempts are said: `Agent::retry` is")),
             false => Ok(self),
         }
+    }
+
+    /// It is no member of its group before [`Consumer::reach`].
+    #[cfg(feature = "stream")]
+    pub(crate) fn joining_late(mut self) -> Self {
+        self.joins_late = true;
+        self
     }
 
     /// Where nobody says how large the window is, it has room for so many records that are kept back on purpose, too.
@@ -291,6 +303,8 @@ impl ConsumerBuilder {
             handler_timeout: self.handler_timeout,
             max_window: max_window as u64,
             group: self.group.clone(),
+            #[cfg(feature = "stream")]
+            late_topics: Vec::new(),
             committed_only: settings.effective("isolation.level")? == "read_committed",
             hidden,
             resets_to_end: matches!(&*settings.effective("auto.offset.reset")?, "latest" | "largest" | "end"),
@@ -305,6 +319,10 @@ impl ConsumerBuilder {
             on_undecodable: self.on_undecodable,
             dead_letters,
         };
+        #[cfg(feature = "stream")]
+        if self.joins_late {
+            return Consumer::start(client, &[], fetch::Options { late_topics: self.topics, ..options }, desk);
+        }
         Consumer::start(client, &self.topics, options, desk)
     }
 

@@ -12,6 +12,9 @@ use crate::stream::sinks::Sinks;
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// What an agent of a user's answers.
+type Answer<Out> = BoxFuture<Result<Option<Out>, HandlerError>>;
+
 /// A call under way.
 pub(super) type Answering<Out> = BoxFuture<Result<Outputs<Out>, HandlerError>>;
 
@@ -76,25 +79,21 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         Self::with(name, Work::Batched { size, call: called(agent) })
     }
 
-    /// An agent that gets one element at a time, on a thread that may block: for what takes the processor long.
+    /// As [`Agent::new`], on a thread that may block: for what takes the processor long. What it sends it waits for with
+    /// `tokio::runtime::Handle::current().block_on`; better an agent behind it sends.
     pub fn blocking<F>(name: impl Into<String>, agent: F) -> Self
     where
         F: Fn(In, Sinks) -> Result<Option<Out>, HandlerError> + Send + Sync + 'static,
     {
-        let agent = Arc::new(agent);
-        let call = move |input: In, sinks: Sinks| {
-            let agent = Arc::clone(&agent);
-            async move {
-                match spawn_blocking(move || agent(input, sinks)).await {
-                    Ok(answer) => answer,
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        Err(error) => Err(error.into()),
-                    },
-                }
-            }
-        };
-        Self::with(name, Work::Each(called(call)))
+        Self::with(name, Work::Each(called(on_a_thread(agent))))
+    }
+
+    /// As [`Agent::batched`], on a thread that may block.
+    pub fn batched_blocking<F>(name: impl Into<String>, size: usize, agent: F) -> Self
+    where
+        F: Fn(Vec<In>, Sinks) -> Result<Option<Out>, HandlerError> + Send + Sync + 'static,
+    {
+        Self::with(name, Work::Batched { size, call: called(on_a_thread(agent)) })
     }
 
     /// So long after its last element a batch that is not full is released. Never, unless set.
@@ -195,6 +194,28 @@ where
         // What a function does before its first await belongs to the call as well.
         Box::pin(async move { agent(input, sinks).await.map(|output| output.map_or(Outputs::None, Outputs::One)) })
     })
+}
+
+/// A function that may block, as one that does not.
+fn on_a_thread<In, Out, F>(agent: F) -> impl Fn(In, Sinks) -> Answer<Out> + Send + Sync
+where
+    In: Send + 'static,
+    Out: Send + 'static,
+    F: Fn(In, Sinks) -> Result<Option<Out>, HandlerError> + Send + Sync + 'static,
+{
+    let agent = Arc::new(agent);
+    move |input, sinks| {
+        let agent = Arc::clone(&agent);
+        Box::pin(async move {
+            match spawn_blocking(move || agent(input, sinks)).await {
+                Ok(answer) => answer,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(error) => Err(error.into()),
+                },
+            }
+        })
+    }
 }
 
 fn split<In: 'static, Out>(call: Calling<In, Out>) -> Calling<In, Out::Item>

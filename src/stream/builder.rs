@@ -83,7 +83,8 @@ impl<In: DeserializeOwned + Send + 'static> WorkerBuilder<In> {
 }
 
 impl<Next: Send + 'static> WorkerBuilder<Next> {
-    /// What the first agent gets is what this makes of a record, one by one. Records without a value do not come here.
+    /// What the first agent gets is what this makes of a record, one by one. Records whose value is null or empty do not come
+    /// here.
     pub fn deserialize_with<T: Send + 'static>(
         self,
         read: impl Fn(&Record) -> Result<Vec<T>, HandlerError> + Send + 'static,
@@ -165,7 +166,7 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
         self
     }
 
-    /// Checks everything, then starts the consumer. It joins its group in the background.
+    /// Checks everything, and starts the consumer's client. It joins its group once the worker runs.
     ///
     /// # Errors
     /// [`Error::Setting`] for whatever cannot work, before anything connects.
@@ -181,8 +182,13 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
         agents.push(Box::new(move |_| Box::pin(stage::last(open))));
         backoff.check("connect_backoff")?;
         let sinks = Sinks::new(sinks)?;
-        let consumer =
-            consumer.for_single_records()?.for_one_attempt()?.keeping_back(kept_back).topics([topic]).build()?;
+        let consumer = consumer
+            .for_single_records()?
+            .for_one_attempt()?
+            .keeping_back(kept_back)
+            .joining_late()
+            .topics([topic])
+            .build()?;
         Ok(Worker { brokers, consumer, feed, agents, sinks, backoff, drain })
     }
 }

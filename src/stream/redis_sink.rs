@@ -8,7 +8,7 @@ use redis::{Cmd, Pipeline, RedisResult, ToRedisArgs, Value, cmd};
 use crate::consumer::Backoff;
 use crate::error::{Error, Result};
 use crate::redis::Connection;
-use crate::stream::attempts::Attempts;
+use crate::stream::attempts::{AT_START, Attempts};
 use crate::stream::sinks::{Sink, SinkId, Sinks, check_id};
 
 /// Redis as a sink. Commands go there in one round trip, and not in a transaction.
@@ -49,13 +49,13 @@ pub struct RedisSink {
 
 impl RedisSink {
     /// Connects a sink of this id to `redis://[user:password@]host[:port][/database]`, or to `redis+unix:///path` of a
-    /// socket.
+    /// socket, in up to ten attempts.
     ///
     /// # Errors
     /// - [`Error::Setting`]: the id is empty, the URL is none, or user and password are refused.
     /// - [`Error::Redis`]: it did not answer.
     pub async fn connect(id: impl Into<String>, url: &str) -> Result<Self> {
-        Self::connect_with(id, url, Backoff::default()).await
+        Self::open(id.into(), url, AT_START, Backoff::default()).await
     }
 
     /// The same, with pauses of one's own between attempts, at the start and later.
@@ -63,10 +63,13 @@ impl RedisSink {
     /// # Errors
     /// As [`RedisSink::connect`], and [`Error::Setting`] where the pauses cannot be.
     pub async fn connect_with(id: impl Into<String>, url: &str, backoff: Backoff) -> Result<Self> {
-        let id = id.into();
-        check_id(&id)?;
         backoff.check("backoff")?;
-        let mut attempts = Attempts::new(SinkId(&id), backoff);
+        Self::open(id.into(), url, backoff, backoff).await
+    }
+
+    async fn open(id: String, url: &str, at_start: Backoff, backoff: Backoff) -> Result<Self> {
+        check_id(&id)?;
+        let mut attempts = Attempts::new(SinkId(&id), at_start);
         let connection = loop {
             match Connection::open(url).await {
                 Ok(connection) => break connection,

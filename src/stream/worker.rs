@@ -34,10 +34,7 @@ const ABORT: Duration = Duration::from_millis(500);
 
 /// Reads a topic as a member of a group and passes its messages through a chain of agents. Offsets are committed once
 /// every agent is done with all that came of a record.
-///
-/// It is a member of its group from [`WorkerBuilder::build`] on: run it at once, since nobody else gets the partitions that
-/// it is given.
-#[must_use = "a worker that does not run keeps its partitions from others"]
+#[must_use = "a worker does nothing until `run_until`"]
 pub struct Worker {
     pub(super) brokers: String,
     pub(super) consumer: Consumer,
@@ -67,7 +64,7 @@ impl Worker {
         self.consumer.health()
     }
 
-    /// Connects to brokers and sinks, and works until `shutdown` is ready or something fails for good. Then nothing more is
+    /// Connects to sinks and brokers, joins the group, and works until `shutdown` is ready or something fails for good. Then nothing more is
     /// read; what is on its way, incomplete batches too, goes through the chain within the drain's time, what is done is
     /// committed, and the sinks are closed. What the drain's time is too short for is logged, and comes again.
     ///

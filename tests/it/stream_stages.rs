@@ -173,6 +173,28 @@ async fn blocking_calls_at_once_have_a_thread_each() {
     running.stop().await.unwrap();
 }
 
+/// The same of batches, off the runtime's own threads.
+#[tokio::test]
+async fn batches_are_handled_on_a_thread_that_may_block() {
+    let (topic, group) = (topic_of(lists(4)), unique("worker"));
+    let own = thread::current().id();
+    let (sent, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let builder = Worker::builder(&topic, shared_broker(), &group).agent(Agent::batched_blocking(
+        "heavy",
+        2,
+        move |numbers: Vec<u64>, _: Sinks| {
+            sent.send((numbers, thread::current().id() == own))?;
+            Ok::<Option<()>, HandlerError>(None)
+        },
+    ));
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(builder.build().unwrap().run_until(async { drop(stopped.await) }));
+    assert_eq!(seen.recv().await, Some((vec![0, 1], false)));
+    assert_eq!(seen.recv().await, Some((vec![2, 3], false)));
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_are_logged() {
     keep_logs();

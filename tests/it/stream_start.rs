@@ -11,7 +11,7 @@ use kafka_envelope::{Backoff, Error, GiveUp, HandlerError, OnError};
 use serde_json::Value;
 
 use super::support::stream::{Running, committed, soon, topic_of};
-use super::support::{keep_logs, logged, shared_broker, unique};
+use super::support::{TestTopic, keep_logs, logged, produce_raw_batch, shared_broker, unique};
 
 /// Counts what it gets.
 fn counting(seen: &Arc<AtomicUsize>) -> Agent<Value, ()> {
@@ -102,6 +102,23 @@ async fn a_worker_that_is_stopped_while_it_connects_ends() {
     let since = Instant::now();
     running.stop().await.unwrap();
     assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+}
+
+/// One that was built, and one whose sink is not there yet, keep no partition from the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_work_is_no_member() {
+    let (topic, group) = (TestTopic::new(shared_broker(), 2), unique("worker"));
+    produce_raw_batch(shared_broker(), &topic, (0..2).map(|partition| (partition, None::<&str>, Some("[1]"))));
+    let (idle, seen) = (Arc::default(), Arc::default());
+    let builder = |seen: &Arc<AtomicUsize>| Worker::builder(&topic, shared_broker(), &group).agent(counting(seen));
+    let _built = builder(&idle).build().unwrap();
+    let connecting =
+        Running::start(builder(&idle).sink(KafkaSink::new("away", &free_address()).unwrap()).build().unwrap());
+    let running = Running::start(builder(&seen).build().unwrap());
+    soon("all is handled", || (seen.load(Ordering::Relaxed) == 2).then_some(()));
+    running.stop().await.unwrap();
+    connecting.stop().await.unwrap();
+    assert_eq!(idle.load(Ordering::Relaxed), 0);
 }
 
 /// Answers each attempt to connect with the next of these.

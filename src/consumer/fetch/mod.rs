@@ -55,6 +55,9 @@ pub(super) struct Options {
     pub(super) handler_timeout: Option<Duration>,
     pub(super) max_window: u64,
     pub(super) group: String,
+    /// What is subscribed to once a broker was reached.
+    #[cfg(feature = "stream")]
+    pub(super) late_topics: Vec<String>,
     /// `isolation.level=read_committed`
     pub(super) committed_only: bool,
     /// `auto.offset.reset=latest`

@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Consumer {
-    /// Waits until one of its brokers has answered, for so long.
+    /// Waits until one of its brokers has answered, for so long, and then joins the group where it was built to do that
+    /// late.
     ///
     /// # Errors
     /// [`Error::Unreachable`]: none has. [`Error::Kafka`] and [`Error::Closed`]: the client is beyond use.
@@ -38,10 +39,18 @@ impl Fetch {
     pub(super) fn serve_reach(&mut self) {
         let consumer = self.reader.consumer();
         let is_asked = || self.link.lock().connection.is_asked();
-        if is_asked() && consumer.client().fetch_cluster_id(Duration::ZERO).is_some() {
-            self.link.lock().connection = Question::Answered(());
-            self.link.wake_caller();
+        if !is_asked() || consumer.client().fetch_cluster_id(Duration::ZERO).is_none() {
+            return;
         }
+        let topics = std::mem::take(&mut self.options.late_topics);
+        if !topics.is_empty() {
+            let topics: Vec<_> = topics.iter().map(String::as_str).collect();
+            if let Err(error) = consumer.subscribe(&topics) {
+                self.fail(error.into());
+            }
+        }
+        self.link.lock().connection = Question::Answered(());
+        self.link.wake_caller();
     }
 
     /// How long there is nothing to look at.

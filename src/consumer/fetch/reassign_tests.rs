@@ -56,6 +56,8 @@ fn fetch(broker: &EmbeddedBroker, strategy: &str) -> Ending {
         handler_timeout: None,
         max_window: 1_000_000,
         group: "g".into(),
+        #[cfg(feature = "stream")]
+        late_topics: Vec::new(),
         committed_only: true,
         resets_to_end: false,
         hidden: None,
