@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use common::{Outcome, create_topic};
+use common::{Outcome, create_topic, number, unique};
 use kafka_envelope::HandlerError;
 use kafka_envelope::app::{App, Context, Event};
 use kafka_envelope::settings;
@@ -51,15 +51,6 @@ fn main() -> Outcome<()> {
     latency(&brokers, questions, rounds)
 }
 
-fn number(name: &str, default: u64) -> Outcome<u64> {
-    Ok(env::var(name).map_or(Ok(default), |text| text.parse())?)
-}
-
-fn unique(prefix: &str) -> String {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    format!("{prefix}-{nanos}")
-}
-
 fn plain_producer(brokers: &str) -> Outcome<BaseProducer> {
     let mut config = ClientConfig::new();
     config.extend(settings::producer_defaults());
@@ -76,7 +67,7 @@ fn plain_config(brokers: &str, group: &str) -> ClientConfig {
 fn throughput(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
     let mut topics = Vec::new();
     for events in EVENTS {
-        let topic = unique("bench-app");
+        let topic = unique("bench-app")?;
         create_topic(brokers, &topic)?;
         let producer = plain_producer(brokers)?;
         for number in 0..records {
@@ -126,7 +117,7 @@ fn throughput(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
 fn app(brokers: &str, topic: &str, events: u64, records: u64) -> Outcome<f64> {
     let (handled, start) = (Arc::new(AtomicU64::new(0)), Arc::new(std::sync::OnceLock::new()));
     let over = Arc::new(Notify::new());
-    let mut builder = App::builder(&unique("bench"), brokers).listen([topic]);
+    let mut builder = App::builder(&unique("bench")?, brokers).listen([topic]);
     for event in 0..events {
         let (handled, start, over) = (Arc::clone(&handled), Arc::clone(&start), Arc::clone(&over));
         let handler = move |order: Order, _: Context| {
@@ -156,7 +147,7 @@ fn app(brokers: &str, topic: &str, events: u64, records: u64) -> Outcome<f64> {
 /// What somebody might write without this crate. It commits what it has not handled.
 fn own_loop(brokers: &str, topic: &str, records: u64) -> Outcome<f64> {
     let runtime = Runtime::new()?;
-    let consumer: BaseConsumer = plain_config(brokers, &unique("bench")).create()?;
+    let consumer: BaseConsumer = plain_config(brokers, &unique("bench")?).create()?;
     consumer.subscribe(&[topic])?;
     let total = |order: Order| order.unit_price * f64::from(order.quantity);
     let handlers = Arc::new(HashMap::from([("event-0".to_owned(), total as fn(Order) -> f64)]));
@@ -226,7 +217,7 @@ fn question(number: u64) -> Order {
 }
 
 fn round_trips(brokers: &str, questions: u64) -> Outcome<Vec<Duration>> {
-    let (asked, answered) = (unique("bench-asked"), unique("bench-answered"));
+    let (asked, answered) = (unique("bench-asked")?, unique("bench-answered")?);
     create_topic(brokers, &asked)?;
     create_topic(brokers, &answered)?;
     let answer_to = answered.clone();
@@ -237,8 +228,8 @@ fn round_trips(brokers: &str, questions: u64) -> Outcome<Vec<Duration>> {
             Ok::<(), HandlerError>(())
         }
     };
-    let prices = App::builder(&unique("prices"), brokers).listen([&asked]).on("price", price).build()?;
-    let shop = App::builder(&unique("shop"), brokers).answers([(&answered, "priced")]).build()?;
+    let prices = App::builder(&unique("prices")?, brokers).listen([&asked]).on("price", price).build()?;
+    let shop = App::builder(&unique("shop")?, brokers).answers([(&answered, "priced")]).build()?;
     let emitter = shop.emitter();
     Runtime::new()?.block_on(async {
         let over = Arc::new(Notify::new());
@@ -280,12 +271,12 @@ fn round_trips(brokers: &str, questions: u64) -> Outcome<Vec<Duration>> {
 
 /// The same two hops as threads with plain clients: one that answers, one that reads the answers.
 fn two_hops(brokers: &str, questions: u64) -> Outcome<Vec<Duration>> {
-    let (asked, answered) = (unique("bench-asked"), unique("bench-answered"));
+    let (asked, answered) = (unique("bench-asked")?, unique("bench-answered")?);
     create_topic(brokers, &asked)?;
     create_topic(brokers, &answered)?;
     let is_over = Arc::new(AtomicBool::new(false));
     let reader = |topic: &str| -> Outcome<BaseConsumer> {
-        let consumer: BaseConsumer = plain_config(brokers, &unique("bench")).create()?;
+        let consumer: BaseConsumer = plain_config(brokers, &unique("bench")?).create()?;
         consumer.subscribe(&[topic])?;
         Ok(consumer)
     };

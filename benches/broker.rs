@@ -10,11 +10,10 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use common::{Outcome, create_topic};
+use common::{Outcome, cpu, create_topic, memory_mib, number, unique};
 use kafka_envelope::{Batch, Consumer, Message, Producer, settings};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
@@ -65,14 +64,6 @@ fn main() -> Outcome<()> {
         }
         other => Err(format!("no such bench: {other:?}").into()),
     }
-}
-
-fn number(name: &str, default: u64) -> Outcome<u64> {
-    Ok(env::var(name).map_or(Ok(default), |text| text.parse())?)
-}
-
-fn unique(prefix: &str) -> Outcome<String> {
-    Ok(format!("{prefix}-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos()))
 }
 
 fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
@@ -169,7 +160,7 @@ fn measure(which: &str, brokers: &str, topic: &str, records: u64) -> Outcome<Fig
     Ok(Figures {
         records_per_second: records as f64 / seconds.as_secs_f64(),
         cpu_seconds_per_million: cpu()?.as_secs_f64() * 1e6 / records as f64,
-        peak_rss_mib: peak_rss_mib()?,
+        peak_rss_mib: memory_mib("VmHWM")?,
     })
 }
 
@@ -225,20 +216,4 @@ fn plain(
 fn finish(start: Option<Instant>, sum: f64) -> Outcome<Duration> {
     let elapsed = start.ok_or("nothing came")?.elapsed();
     if sum > 0.0 { Ok(elapsed) } else { Err("nothing was decoded".into()) }
-}
-
-/// User and system time of this process.
-fn cpu() -> Outcome<Duration> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    // The second field is a name in parentheses, which may hold blanks.
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name")?;
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap_or(0)).sum();
-    // 100 a second on every Linux that Rust runs on.
-    Ok(Duration::from_millis(ticks * 10))
-}
-
-fn peak_rss_mib() -> Outcome<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).ok_or("no VmHWM")?;
-    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse::<f64>()? / 1024.0)
 }

@@ -7,23 +7,21 @@
 //! `cargo bench --bench stream --all-features -- flat` says what the worker has in memory after each fifth of `RECORDS`,
 //! 5,000,000 unless set; `-- slow` does so for a worker whose last agent takes a millisecond a window, for 20 seconds.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::env;
-use std::error::Error;
-use std::fs;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use common::{Outcome, cpu, create_topic, memory_mib, number, unique};
 use kafka_envelope::stream::{Agent, Sinks, Whole, Worker};
 use kafka_envelope::{Batch, Consumer, HandlerError, Message, Producer};
-use rdkafka::ClientConfig;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
-
-type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const WHICH: [&str; 2] = ["worker", "run"];
 const WINDOW: usize = 100;
@@ -82,14 +80,6 @@ fn main() -> Outcome<()> {
     }
 }
 
-fn number(name: &str, default: u64) -> Outcome<u64> {
-    Ok(env::var(name).map_or(Ok(default), |text| text.parse())?)
-}
-
-fn unique(prefix: &str) -> Outcome<String> {
-    Ok(format!("{prefix}-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos()))
-}
-
 fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
     let topic = unique("bench-stream")?;
     load(brokers, &topic, records)?;
@@ -122,12 +112,7 @@ fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
 }
 
 fn load(brokers: &str, topic: &str, records: u64) -> Outcome<()> {
-    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-    let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
-    for result in futures_executor::block_on(admin.create_topics([&new], &AdminOptions::new()))? {
-        result.map_err(|(topic, code)| format!("{topic}: {code}"))?;
-    }
+    create_topic(brokers, topic)?;
     let producer = Producer::new("bench", brokers)?;
     for number in 0..records {
         let reading = Reading {
@@ -207,21 +192,4 @@ fn run(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
         Ok(())
     })?;
     Ok(start.ok_or("nothing came")?.elapsed())
-}
-
-/// User and system time of this process.
-fn cpu() -> Outcome<Duration> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    // The second field is a name in parentheses, which may hold blanks.
-    let (_, fields) = stat.rsplit_once(')').ok_or("no name")?;
-    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap_or(0)).sum();
-    // 100 a second on every Linux that Rust runs on.
-    Ok(Duration::from_millis(ticks * 10))
-}
-
-/// `VmRSS`, or `VmHWM` for the most so far.
-fn memory_mib(field: &str) -> Outcome<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with(field)).ok_or("no such field")?;
-    Ok(line.split_whitespace().nth(1).ok_or("no number")?.parse::<f64>()? / 1024.0)
 }

@@ -14,16 +14,11 @@ use rdkafka::Message as _;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, block_in_place};
 
 use super::support::redis::Redis;
-use super::support::{
-    TestTopic, committed, consume_all, create_topic, eventually, keep_logs, logged, produce_raw_batch, shared_broker,
-    unique,
-};
+use super::support::stream::{Running, soon, topic_of};
+use super::support::{TestTopic, committed, consume_all, keep_logs, logged, produce_raw_batch, shared_broker, unique};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Pauses short enough for a test, for longer than Redis takes to start.
 const QUICK: Backoff = Backoff {
     first: Duration::from_millis(10),
@@ -73,37 +68,6 @@ fn is_answer(expected: &Value, answer: &redis::Value) -> bool {
         }
         _ => false,
     }
-}
-
-struct Running {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-impl Running {
-    fn start(worker: Worker) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        Self { stop, task: tokio::spawn(worker.run_until(async { drop(stopped.await) })) }
-    }
-
-    async fn stop(self) -> Result<(), Error> {
-        let _ = self.stop.send(());
-        self.task.await.unwrap()
-    }
-
-    async fn error(self) -> Error {
-        tokio::time::timeout(PATIENCE, self.task).await.unwrap().unwrap().unwrap_err()
-    }
-}
-
-fn soon<T>(what: &str, poll: impl FnMut() -> Option<T>) -> T {
-    block_in_place(|| eventually(PATIENCE, what, poll))
-}
-
-fn topic_of(records: &[&str]) -> String {
-    let topic = create_topic(shared_broker(), 1);
-    produce_raw_batch(shared_broker(), &topic, records.iter().map(|value| (0, None::<&str>, Some(*value))));
-    topic
 }
 
 fn values(broker: &str, topic: &str) -> Vec<Vec<u8>> {
@@ -265,7 +229,7 @@ async fn commands_go_in_one_round_trip_and_none_without_commands() {
 async fn a_worker_outlives_its_redis() {
     keep_logs();
     let mut redis = Redis::start();
-    let (topic, group, id) = (topic_of(&["[1]"]), unique("worker"), unique("cache"));
+    let (topic, group, id) = (topic_of(["[1]"]), unique("worker"), unique("cache"));
     let sink = RedisSink::connect_with(&id, &redis.url(), QUICK).await.unwrap();
     let name = id.clone();
     let put = Agent::new("put", move |value: u64, sinks: Sinks| {
@@ -394,7 +358,7 @@ async fn any_agent_sends_to_any_sink() {
     let elsewhere = EmbeddedBroker::start().unwrap();
     elsewhere.create_topic("copies", 1).unwrap();
     let here = TestTopic::new(shared_broker(), 1);
-    let (topic, group, own) = (topic_of(&["[1, 2]", "[3]"]), unique("worker"), Own::new("own"));
+    let (topic, group, own) = (topic_of(["[1, 2]", "[3]"]), unique("worker"), Own::new("own"));
     let name = here.to_string();
     let first = Agent::new("first", move |value: u64, sinks: Sinks| {
         let name = name.clone();
@@ -465,7 +429,7 @@ async fn a_failing_sink_stops_the_worker() {
     for (send, expected) in sends {
         let gone = RedisSink::connect_with("gone", &redis.url(), once).await.unwrap();
         redis.kill();
-        let (topic, group, own) = (topic_of(&["[1]", "[2, 13, 4]", "[5]"]), unique("worker"), Own::new("own"));
+        let (topic, group, own) = (topic_of(["[1]", "[2, 13, 4]", "[5]"]), unique("worker"), Own::new("own"));
         let agent = Agent::new("sending", move |value: u64, sinks: Sinks| async move {
             if value == 13 {
                 send(value, sinks).await?;
@@ -473,7 +437,7 @@ async fn a_failing_sink_stops_the_worker() {
             Ok::<_, HandlerError>(None::<()>)
         });
         let builder = Worker::builder(&topic, shared_broker(), &group).sink(own.clone()).sink(gone);
-        let error = Running::start(builder.agent(agent).build().unwrap()).error().await;
+        let error = Running::start(builder.agent(agent).build().unwrap()).failed().await;
         assert!(matches!(&error, Error::Handler { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains("agent `sending`") && text.contains(expected), "{text}");
@@ -499,7 +463,7 @@ async fn a_kafka_sink_that_cannot_deliver_at_its_end_says_so() {
 /// The worker's end tells of it, and the other sinks are closed all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_does_not_close_is_an_error() {
-    let (topic, group) = (topic_of(&["[1]"]), unique("worker"));
+    let (topic, group) = (topic_of(["[1]"]), unique("worker"));
     let (well, ill) = (Own::new("well"), Own { closes: false, ..Own::new("ill") });
     let builder = Worker::builder(&topic, shared_broker(), &group).sink(ill).sink(well.clone());
     let running = Running::start(builder.agent(Agent::new("a", async |_: u64, _| Ok(Some(1)))).build().unwrap());
