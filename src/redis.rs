@@ -1,7 +1,7 @@
 //! A connection to Redis: one for all clones, made anew where it breaks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 #[cfg(feature = "stream")]
@@ -28,6 +28,9 @@ pub(crate) struct Connection {
     manager: Arc<Mutex<ConnectionManager>>,
     /// The last answer did not come in time. Of a host that is gone nothing ever says that the connection broke.
     is_silent: Arc<AtomicBool>,
+    /// How many times [`TIMEOUT`] the commands that wait for their answers have beyond the first. Answers come in the order
+    /// of their commands: what comes behind many waits for these, too.
+    more: Arc<AtomicUsize>,
     address: String,
 }
 
@@ -44,7 +47,8 @@ impl Connection {
         let address = client.get_connection_info().addr().to_string();
         match tokio::time::timeout(TIMEOUT, connect(&client)).await {
             Ok(Ok(manager)) => {
-                Ok(Self { client, manager: Arc::new(Mutex::new(manager)), is_silent: Arc::default(), address })
+                let (manager, is_silent, more) = (Arc::new(Mutex::new(manager)), Arc::default(), Arc::default());
+                Ok(Self { client, manager, is_silent, more, address })
             }
             Ok(Err(error)) if error.kind() == ErrorKind::AuthenticationFailed => {
                 Err(Error::setting("redis", format!("Redis at {address} refuses user or password")))
@@ -65,7 +69,7 @@ impl Connection {
     /// [`Error::Redis`].
     #[cfg(feature = "app")]
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        self.twice(command, TIMEOUT).await
+        self.twice(command, 0).await
     }
 
     /// Runs several in one go. Those behind one that fails are run all the same: their answers, errors among them, where
@@ -77,8 +81,7 @@ impl Connection {
     pub(crate) async fn run_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T> {
         let words = commands.cmd_iter().flat_map(Cmd::args_iter);
         let bytes: usize = words.map(|word| if let Arg::Simple(word) = word { word.len() } else { 0 }).sum();
-        let more = commands.len() / COMMANDS + bytes / BYTES;
-        self.twice(commands, TIMEOUT.saturating_mul(u32::try_from(more).unwrap_or(u32::MAX).saturating_add(1))).await
+        self.twice(commands, commands.len() / COMMANDS + bytes / BYTES).await
     }
 
     /// The error of a command.
@@ -86,7 +89,11 @@ impl Connection {
         failed(&self.address, error, reason)
     }
 
-    async fn twice<T: FromRedisValue>(&self, query: &impl Query, within: Duration) -> Result<T> {
+    async fn twice<T: FromRedisValue>(&self, query: &impl Query, more: usize) -> Result<T> {
+        let before = self.more.fetch_add(more, Ordering::Relaxed);
+        let _waiting = Waiting { all: &self.more, more };
+        let more = u32::try_from(before.saturating_add(more)).unwrap_or(u32::MAX);
+        let within = TIMEOUT.saturating_mul(more.saturating_add(1));
         let running = async {
             let mut manager = self.manager().await?;
             match query.query(&mut manager).await {
@@ -111,6 +118,18 @@ impl Connection {
             self.is_silent.store(false, Ordering::Relaxed);
         }
         Ok(manager.clone())
+    }
+}
+
+/// Commands that wait for their answers, see [`Connection::more`].
+struct Waiting<'a> {
+    all: &'a AtomicUsize,
+    more: usize,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.more, Ordering::Relaxed);
     }
 }
 

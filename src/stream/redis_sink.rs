@@ -15,9 +15,9 @@ use crate::stream::sinks::{Sink, SinkId, Sinks, check_id};
 ///
 /// Where there is no answer within a second, or the connection breaks, it is connected anew and asked again, after the
 /// pauses of a [`Backoff`]: 7 times, with about 6 seconds of pauses, unless [`RedisSink::connect_with`] says more. The last
-/// failure is the error. For each 1,000 commands, and each 10 MiB of them, there is a second more. Commands may have run
-/// before the connection broke, and those of a record run again after a crash: take such as may run twice, `HSET` and not
-/// `INCR`.
+/// failure is the error. For each 1,000 commands, and each 10 MiB of them, there is a second more, also for what
+/// other agents send behind them. Commands may have run before the connection broke, and those of a record run again after
+/// a crash: take such as may run twice, `HSET` and not `INCR`.
 ///
 /// All agents share one connection: commands that change it for those that follow, such as `SELECT`, `SUBSCRIBE` or a
 /// `MULTI` without its `EXEC`, are not for it. TLS (`rediss://`) is not supported.

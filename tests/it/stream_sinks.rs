@@ -472,3 +472,20 @@ async fn a_sink_that_does_not_close_is_an_error() {
     assert!(error.contains("sink `ill` panicked: it does not"), "{error}");
     assert_eq!(well.taken(), [0]);
 }
+
+/// What comes behind them waits for them, and is not sent again: its first copy would run after what is sent later.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_behind_many_commands_has_their_time_too() {
+    let redis = Redis::start();
+    let sink = RedisSink::connect_with("cache", &redis.url(), Backoff { attempts: 1, ..QUICK }).await.unwrap();
+    let slow = "local since = redis.call('TIME')[1] while redis.call('TIME')[1] - since < 3 do end";
+    let mut commands = vec![vec!["EVAL", slow, "0"]];
+    commands.resize(5_000, vec!["PING"]);
+    let behind = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        sink.put(&["h"], &["behind"], &["v"]).await
+    };
+    let (many, behind) = tokio::join!(sink.batch_execute(&commands), behind);
+    assert_eq!(many.unwrap().len(), 5_000);
+    behind.unwrap();
+}
