@@ -64,9 +64,10 @@ impl Worker {
         self.consumer.health()
     }
 
-    /// Connects to sinks and brokers, joins the group, and works until `shutdown` is ready or something fails for good. Then nothing more is
-    /// read; what is on its way, incomplete batches too, goes through the chain within the drain's time, what is done is
-    /// committed, and the sinks are closed. What the drain's time is too short for is logged, and comes again.
+    /// Connects to sinks and brokers, joins the group, and works until `shutdown` is ready or something fails for good.
+    /// Then nothing more is read; what is on its way, incomplete batches too, goes through the chain within the drain's
+    /// time, what is done is committed, and the sinks are closed. What the drain's time is too short for is logged, and
+    /// comes again.
     ///
     /// # Errors
     /// - [`Error::Unreachable`], or a sink's own error: it could not be connected, see
