@@ -169,7 +169,8 @@ impl<Next: Send + 'static> WorkerBuilder<Next> {
     /// Checks everything, and starts the consumer's client. It joins its group once the worker runs.
     ///
     /// # Errors
-    /// [`Error::Setting`] for whatever cannot work, before anything connects.
+    /// [`Error::Setting`] for whatever cannot work, before anything connects; but a pattern in the topic's place that
+    /// librdkafka cannot read is an error of [`Worker::run_until`].
     pub fn build(self) -> Result<Worker> {
         let Self { plan, open } = self;
         let Plan { topic, brokers, consumer, feed, mut agents, kept_back, sinks, backoff, drain, error } = plan;
