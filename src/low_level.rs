@@ -33,14 +33,15 @@
 //! ```
 
 use std::iter;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use rdkafka::{ClientConfig, Message};
 use serde::Deserialize;
 use serde::de::Error as _;
 
@@ -71,6 +72,40 @@ pub fn create_consumer<K: Into<String>, V: Into<String>>(
     check::group(group)?;
     let managed = [("bootstrap.servers", brokers), ("group.id", group)];
     Settings::consumer().map(overrides).resolve(&managed)?.create(DefaultConsumerContext)
+}
+
+/// The properties of a consumer with this crate's defaults, for a client of one's own kind: over them the properties file,
+/// the environment and `overrides`, as the [settings](crate::settings) say.
+///
+/// rdkafka's `Debug` of it shows secrets.
+///
+/// # Errors
+/// [`Error::Setting`] names what cannot work: brokers, group, the file, or a property.
+pub fn consumer_config<K: Into<String>, V: Into<String>>(
+    brokers: &str,
+    group: &str,
+    file: Option<&Path>,
+    overrides: impl IntoIterator<Item = (K, V)>,
+) -> Result<ClientConfig> {
+    check::brokers(brokers)?;
+    check::group(group)?;
+    let managed = [("bootstrap.servers", brokers), ("group.id", group)];
+    let settings = file.into_iter().fold(Settings::consumer(), Settings::file);
+    Ok(settings.map(overrides).resolve(&managed)?.clone())
+}
+
+/// The same of a producer, or of an admin client.
+///
+/// # Errors
+/// [`Error::Setting`] names what cannot work: brokers, the file, or a property.
+pub fn producer_config<K: Into<String>, V: Into<String>>(
+    brokers: &str,
+    file: Option<&Path>,
+    overrides: impl IntoIterator<Item = (K, V)>,
+) -> Result<ClientConfig> {
+    check::brokers(brokers)?;
+    let settings = file.into_iter().fold(Settings::producer(), Settings::file);
+    Ok(settings.map(overrides).resolve(&[("bootstrap.servers", brokers)])?.clone())
 }
 
 /// rdkafka's plain producer with this crate's defaults, for [`produce`] and [`produce_batch`].

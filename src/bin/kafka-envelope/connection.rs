@@ -1,0 +1,163 @@
+//! How Kafka is reached: the same options for every subcommand.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kafka_envelope::low_level::{consumer_config, producer_config};
+use kafka_envelope::{Consumer, ConsumerBuilder, Error, Producer, ProducerBuilder};
+use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::failure::{Failure, Result};
+
+/// As which service the program shows up in histories and in the brokers' logs.
+pub const SERVICE: &str = "kafka-envelope";
+
+#[derive(Debug, clap::Args)]
+pub struct Connection {
+    /// The brokers that are asked first: host:port, with commas between
+    #[arg(short, long, env = "KAFKA_BOOTSTRAP_SERVERS", global = true, value_name = "HOST:PORT,…")]
+    bootstrap_servers: Option<String>,
+    /// A property of librdkafka, as often as needed
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    config: Vec<Pair>,
+    /// A file of such properties, as `--command-config` of Kafka's own tools
+    #[arg(long, global = true, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+    /// How long brokers may take to answer, in seconds
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Pair(String, String);
+
+impl FromStr for Pair {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("is not KEY=VALUE")?;
+        Ok(Self(key.trim().to_owned(), value.to_owned()))
+    }
+}
+
+/// Seconds, whole or not.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "is no number of seconds")?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+impl Connection {
+    pub fn brokers(&self) -> Result<&str> {
+        let missing = || {
+            Failure::new("no broker is named")
+                .hint("say `--bootstrap-servers HOST:PORT`, or set KAFKA_BOOTSTRAP_SERVERS")
+        };
+        self.bootstrap_servers.as_deref().ok_or_else(missing)
+    }
+
+    /// The same elsewhere.
+    pub fn at(&self, brokers: &str) -> Self {
+        let Self { config, config_file, connect_timeout, .. } = self;
+        let bootstrap_servers = Some(brokers.to_owned());
+        Self {
+            bootstrap_servers,
+            config: config.clone(),
+            config_file: config_file.clone(),
+            connect_timeout: *connect_timeout,
+        }
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (String, String)> {
+        self.config.iter().map(|Pair(key, value)| (key.clone(), value.clone()))
+    }
+
+    pub fn producer(&self) -> Result<ProducerBuilder> {
+        let builder = Producer::builder(SERVICE, self.brokers()?).config(self.pairs());
+        Ok(match &self.config_file {
+            Some(file) => builder.config_file(file),
+            None => builder,
+        })
+    }
+
+    pub fn consumer(&self, group: &str) -> Result<ConsumerBuilder> {
+        let builder = Consumer::builder(SERVICE, self.brokers()?, group).config(self.pairs());
+        Ok(match &self.config_file {
+            Some(file) => builder.config_file(file),
+            None => builder,
+        })
+    }
+
+    /// A consumer that reads partitions which it is given, and is a member of no group. It tells where they end.
+    pub fn reader(&self) -> Result<BaseConsumer<Context>> {
+        let mut config = self.consumer_config(SERVICE)?;
+        config.set("enable.partition.eof", "true");
+        self.create(&config)
+    }
+
+    /// The properties of a consumer that asks about this group.
+    pub fn consumer_config(&self, group: &str) -> Result<ClientConfig> {
+        Ok(consumer_config(self.brokers()?, group, self.config_file.as_deref(), self.pairs())?)
+    }
+
+    pub fn admin(&self) -> Result<AdminClient<Context>> {
+        self.create(&producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?)
+    }
+
+    fn create<T: rdkafka::config::FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T> {
+        Ok(config.create_with_context(Context::default())?)
+    }
+
+    /// Why no answer came.
+    pub fn unreachable(&self, context: &Context) -> Failure {
+        let reason = context.trouble().unwrap_or_else(|| format!("nothing came within {:?}", self.connect_timeout));
+        Error::Unreachable { brokers: self.bootstrap_servers.clone().unwrap_or_default(), reason }.into()
+    }
+
+    /// An answer, or why there is none: where no broker answered at all, that.
+    pub fn answered<T>(&self, answer: Result<T, KafkaError>, context: &Context) -> Result<T> {
+        let is_silent = |error: &KafkaError| {
+            matches!(
+                error.rdkafka_error_code(),
+                Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve)
+            )
+        };
+        answer.map_err(|error| if is_silent(&error) { self.unreachable(context) } else { error.into() })
+    }
+}
+
+/// What a client says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Context(Arc<Mutex<Option<String>>>);
+
+impl Context {
+    /// Its last error.
+    fn trouble(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log::debug!(target: "librdkafka", "{level:?} {facility}: {text}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log::warn!(target: "librdkafka", "{error}: {reason}");
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        }
+    }
+}
+
+impl ConsumerContext for Context {}

@@ -1,0 +1,1 @@
+//! The gateway that generators and listeners register with.

@@ -1,0 +1,94 @@
+//! Makes, shows, follows and puts back messages in Kafka.
+
+mod connection;
+mod consume;
+mod dlt;
+mod failure;
+mod gateway;
+mod generate;
+mod lag;
+mod listen;
+mod output;
+mod produce;
+mod reader;
+mod shell;
+mod spelling;
+mod topics;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use log::LevelFilter;
+
+use crate::connection::Connection;
+use crate::output::Output;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  something failed; standard error says what, why, and what to do
+  2  the command line is wrong
+  3  done, but for some lines or records, which standard error names";
+
+/// Makes, shows, follows and puts back messages in Kafka: JSON envelopes and others.
+#[derive(Debug, Parser)]
+#[command(name = "kafka-envelope", version, after_long_help = EXIT_CODES, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    /// Writes JSON lines instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+    /// Logs warnings to standard error; twice: also what the client does
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Generate(generate::Arguments),
+    Listen(listen::Arguments),
+    Produce(produce::Arguments),
+    Consume(consume::Arguments),
+    Trace(trace::Arguments),
+    Dlt(dlt::Arguments),
+    Lag(lag::Arguments),
+    Topics(topics::Arguments),
+    Completions(shell::Completions),
+    Man(shell::Man),
+}
+
+fn main() -> ExitCode {
+    let Cli { connection, json, verbose, command } = Cli::parse_from(spelling::respelled(std::env::args_os()));
+    log_to_stderr(verbose);
+    let output = Output::new(json);
+    let done = match command {
+        Command::Generate(arguments) => generate::run(&arguments, &connection, &output),
+        Command::Listen(arguments) => listen::run(&arguments, &connection, &output),
+        Command::Produce(arguments) => produce::run(&arguments, &connection, &output),
+        Command::Consume(arguments) => consume::run(&arguments, &connection, &output),
+        Command::Trace(arguments) => trace::run(&arguments, &connection, &output),
+        Command::Dlt(arguments) => dlt::run(&arguments, &connection, &output),
+        Command::Lag(arguments) => lag::run(&arguments, &connection, &output),
+        Command::Topics(arguments) => topics::run(&arguments, &connection, &output),
+        Command::Completions(arguments) => shell::completions(&arguments, &output),
+        Command::Man(arguments) => shell::man(&arguments, &output),
+    };
+    match done.and_then(|()| output.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// What the clients say; `RUST_LOG` stands above it.
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::Off,
+        1 => LevelFilter::Warn,
+        _ => LevelFilter::Debug,
+    };
+    env_logger::Builder::new().filter_level(level).parse_default_env().init();
+}

@@ -1,0 +1,13 @@
+//! TODO
+
+use crate::connection::Connection;
+use crate::failure::Result;
+use crate::output::Output;
+
+/// produce
+#[derive(Debug, clap::Args)]
+pub struct Arguments {}
+
+pub fn run(_: &Arguments, _: &Connection, _: &Output) -> Result {
+    todo!()
+}
