@@ -13,6 +13,8 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 
 use crate::failure::{Failure, Result};
 
@@ -110,6 +112,21 @@ impl Connection {
         Ok(consumer_config(self.brokers()?, group, self.config_file.as_deref(), self.pairs())?)
     }
 
+    /// A consumer that asks and says what this group has committed, and is no member of it.
+    pub fn group_reader(&self, group: &str) -> Result<BaseConsumer<Context>> {
+        self.create(&self.consumer_config(group)?)
+    }
+
+    /// A producer with this transactional id. Whoever had it before cannot go on.
+    pub fn transactional(&self, id: &str, timeout: Duration) -> Result<BaseProducer<Refusals>> {
+        let mut config = producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?;
+        // librdkafka takes the transaction's time.
+        config.set("transactional.id", id).remove("delivery.timeout.ms");
+        let producer: BaseProducer<_> = config.create_with_context(Refusals::default())?;
+        producer.init_transactions(timeout)?;
+        Ok(producer)
+    }
+
     pub fn admin(&self) -> Result<AdminClient<Context>> {
         self.create(&producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?)
     }
@@ -161,3 +178,33 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {}
+
+/// The first record that was refused: its number, and why.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<Option<(usize, KafkaError)>>);
+
+impl Refusals {
+    pub fn take(&self) -> Option<(usize, KafkaError)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ClientContext for Refusals {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        log::debug!(target: "librdkafka", "{level:?} {facility}: {text}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        log::warn!(target: "librdkafka", "{error}: {reason}");
+    }
+}
+
+impl ProducerContext for Refusals {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        if let Err((error, _)) = result {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((index, error.clone()));
+        }
+    }
+}

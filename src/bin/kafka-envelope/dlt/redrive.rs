@@ -1,0 +1,264 @@
+//! Dead letters back to where they came from, once each.
+//!
+//! A batch of letters and the commit that says so are one transaction. Whoever reads committed records gets each letter
+//! once, however often the run is interrupted; who reads uncommitted ones may get a batch again.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::OwnedMessage;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
+use serde_json::json;
+
+use crate::connection::{Connection, Refusals};
+use crate::dlt::filter::Filter;
+use crate::dlt::letter::{Letter, Origin};
+use crate::dlt::passed_over;
+use crate::dlt::progress::Progress;
+use crate::failure::{Failure, Result};
+use crate::output::Output;
+use crate::reader::{Position, Reader};
+
+/// So many letters are one transaction.
+const BATCH: usize = 100;
+/// How long one may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const EXAMPLES: &str = "\
+Examples:
+  kafka-envelope dlt redrive orders-dlt --dry-run
+  kafka-envelope dlt redrive orders-dlt --error timeout --since 2026-01-31T10:00:00Z
+
+A letter goes to the topic and partition that it came from, with its own key, value and headers, and a header that counts
+how often it was put back. 100 letters and the commit that they are done are one transaction: interrupted and started again,
+nothing is lost and nothing comes twice for whoever reads committed records; for others at most 100 letters do. What is done
+stands in the offsets of the group `kafka-envelope-redrive`. Two runs at once are refused: the later one goes on.";
+
+/// Puts letters back to the topic that they came from
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Arguments {
+    /// The topic of the dead letters
+    topic: String,
+    #[command(flatten)]
+    filter: Filter,
+    /// Shows what would be put back, and does nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// No more than so many letters
+    #[arg(long, value_name = "LETTERS")]
+    limit: Option<usize>,
+    /// Leaves letters that were put back so often before
+    #[arg(long, value_name = "TIMES", default_value = "3")]
+    max_redrives: u32,
+    /// The group whose offsets say what is done
+    #[arg(long, value_name = "GROUP", default_value = "kafka-envelope-redrive")]
+    group: String,
+}
+
+pub fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
+    let Arguments { topic, dry_run, group, .. } = arguments;
+    let reader = Reader::new(connection)?;
+    let partitions = reader.partitions(topic)?;
+    let offsets: BaseConsumer<_> = connection.group_reader(group)?;
+    let producer = match dry_run {
+        true => None,
+        // From here on another run that goes on fails.
+        false => Some(connection.transactional(&format!("{group}-{topic}"), PATIENCE)?),
+    };
+    let mut redrive = Redrive {
+        arguments,
+        output,
+        progress: progress(&offsets, connection, &reader, topic, &partitions)?,
+        offsets: &offsets,
+        producer,
+        batch: Vec::new(),
+        redriven: 0,
+        left: 0,
+        bar: output.progress(None),
+    };
+    let from = |partition: &i32| Position {
+        partition: *partition,
+        offset: redrive.progress.get(partition).map_or(0, Progress::next),
+    };
+    let from: Vec<_> = partitions.iter().map(from).collect();
+    reader.scan(topic, &from, false, |record| redrive.take(record), || Ok(()))?;
+    redrive.send()?;
+    redrive.bar.finish_and_clear();
+    if !output.json {
+        let done = if *dry_run { "would be put back" } else { "put back" };
+        output.line(&format!("{} letters {done}", redrive.redriven))?;
+    }
+    match redrive.left {
+        0 => Ok(()),
+        left => Err(Failure::Incomplete(format!("{left} letters were left where they are"))),
+    }
+}
+
+/// What earlier runs have done.
+fn progress<C: rdkafka::consumer::ConsumerContext>(
+    offsets: &BaseConsumer<C>,
+    connection: &Connection,
+    reader: &Reader<'_>,
+    topic: &str,
+    partitions: &[i32],
+) -> Result<HashMap<i32, Progress>> {
+    let mut asked = TopicPartitionList::new();
+    partitions.iter().for_each(|partition| {
+        asked.add_partition(topic, *partition);
+    });
+    let committed = offsets.committed_offsets(asked, connection.timeout())?;
+    let mut all = HashMap::new();
+    for element in committed.elements() {
+        element.error()?;
+        let mut progress = match element.offset() {
+            Offset::Offset(offset) => Progress::of(offset, element.metadata()).map_err(|why| {
+                Failure::new(format_args!("the offset of {topic}:{} {why}", element.partition()))
+                    .hint("another program commits under this group: `--group` names one of its own")
+            })?,
+            _ => Progress::default(),
+        };
+        progress.forget_before(reader.ends(topic, element.partition())?.low);
+        all.insert(element.partition(), progress);
+    }
+    Ok(all)
+}
+
+struct Redrive<'a, C: rdkafka::consumer::ConsumerContext> {
+    arguments: &'a Arguments,
+    output: &'a Output,
+    progress: HashMap<i32, Progress>,
+    offsets: &'a BaseConsumer<C>,
+    /// None: a dry run.
+    producer: Option<BaseProducer<Refusals>>,
+    batch: Vec<OwnedMessage>,
+    redriven: usize,
+    /// Those that could not be put back.
+    left: usize,
+    bar: ProgressBar,
+}
+
+impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
+    fn take(&mut self, record: &rdkafka::message::BorrowedMessage<'_>) -> Result<ControlFlow<()>> {
+        let Arguments { filter, limit, max_redrives, .. } = self.arguments;
+        if self.progress.get(&record.partition()).is_some_and(|progress| progress.is_done(record.offset())) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if limit.is_some_and(|limit| self.redriven + self.batch.len() >= limit) {
+            return Ok(ControlFlow::Break(()));
+        }
+        let letter = Letter::of(record);
+        if letter.origin.is_none() {
+            passed_over(&letter, "does not say where it came from, and stays");
+            self.left += 1;
+            return Ok(ControlFlow::Continue(()));
+        }
+        if !filter.passes(&letter) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if letter.redrives() >= *max_redrives {
+            passed_over(
+                &letter,
+                &format!("was put back {} times before, and stays: see --max-redrives", letter.redrives()),
+            );
+            self.left += 1;
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.batch.push(record.detach());
+        if self.batch.len() >= BATCH {
+            self.send()?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Puts the batch back, and commits that.
+    fn send(&mut self) -> Result {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if let Some(producer) = &self.producer {
+            producer.begin_transaction()?;
+            match self.send_by(producer) {
+                Ok(progress) => self.progress = progress,
+                Err(failure) => {
+                    let _ = producer.abort_transaction(PATIENCE);
+                    return Err(failure);
+                }
+            }
+        }
+        for record in std::mem::take(&mut self.batch) {
+            let letter = Letter::of(&record);
+            let Some(origin) = &letter.origin else { continue };
+            let to = origin.topic.as_str();
+            let from = format!("{}:{}:{}", letter.topic, letter.partition, letter.offset);
+            match self.output.json {
+                true => self.output.value(&json!({"letter": from, "to": to, "partition": origin.partition}))?,
+                false => self.output.line(&format!("{from} -> {to}"))?,
+            }
+            self.redriven += 1;
+            self.bar.inc(1);
+        }
+        self.output.flush()
+    }
+
+    /// Within a transaction, which is committed then. The answer is what is done by then.
+    fn send_by(&self, producer: &BaseProducer<Refusals>) -> Result<HashMap<i32, Progress>> {
+        let mut touched: Vec<i32> = Vec::new();
+        let mut progress = self.progress.clone();
+        for (index, record) in self.batch.iter().enumerate() {
+            let letter = Letter::of(record);
+            let Some(origin) = &letter.origin else { continue };
+            let headers = letter.redriven_headers();
+            let mut back = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&origin.topic, index).headers(headers);
+            back.key = letter.key;
+            back.payload = letter.value;
+            back.partition = origin.partition;
+            let mut sending = producer.send(back);
+            while let Err((KafkaError::MessageProduction(Code::QueueFull), back)) = sending {
+                producer.poll(Duration::from_millis(10));
+                sending = producer.send(back);
+            }
+            sending.map_err(|(error, _)| self.not_sent(index, &error))?;
+            progress.entry(letter.partition).or_default().done(letter.offset);
+            touched.push(letter.partition);
+        }
+        touched.dedup();
+        let mut offsets = TopicPartitionList::new();
+        for (partition, progress) in progress.iter().filter(|(partition, _)| touched.contains(partition)) {
+            let too_much = || {
+                Failure::new(format_args!("too many letters of partition {partition} are left between those put back"))
+                    .hint("what was done before stays so: choose fewer gaps, or no filter at all")
+            };
+            let metadata = progress.metadata().ok_or_else(too_much)?;
+            offsets.add_partition_offset(&self.arguments.topic, *partition, Offset::Offset(progress.next()))?;
+            if let Some(mut element) = offsets.find_partition(&self.arguments.topic, *partition) {
+                element.set_metadata(metadata);
+            }
+        }
+        let group = self.offsets.group_metadata().ok_or_else(|| Failure::new("the group has no metadata"))?;
+        producer.flush(PATIENCE)?;
+        if let Some((index, error)) = producer.context().take() {
+            return Err(self.not_sent(index, &error));
+        }
+        producer.send_offsets_to_transaction(&offsets, &group, PATIENCE)?;
+        producer.commit_transaction(PATIENCE)?;
+        Ok(progress)
+    }
+
+    fn not_sent(&self, index: usize, error: &KafkaError) -> Failure {
+        let Some(record) = self.batch.get(index) else { return Failure::new(error) };
+        let letter = Letter::of(record);
+        let Letter { topic, partition, offset, .. } = letter;
+        let to = letter.origin.map(|Origin { topic, partition, .. }| {
+            partition.map_or(topic.clone(), |partition| format!("{topic}:{partition}"))
+        });
+        let to = to.unwrap_or_default();
+        Failure::new(format_args!("{topic}:{partition}:{offset} cannot be put back to {to}: {error}"))
+            .hint("nothing of its batch was put back; what was before it is")
+    }
+}
