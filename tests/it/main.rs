@@ -22,6 +22,10 @@ mod app_responses;
 mod batches;
 mod bounds;
 mod broker;
+#[cfg(feature = "cli")]
+mod cli_dlt;
+#[cfg(feature = "cli")]
+mod cli_trace;
 mod commit;
 mod commit_errors;
 mod crash;

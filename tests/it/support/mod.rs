@@ -8,6 +8,8 @@
 #[cfg(feature = "app")]
 pub(crate) mod app;
 pub(crate) mod broker;
+#[cfg(feature = "cli")]
+pub(crate) mod cli;
 pub(crate) mod envelopes;
 pub(crate) mod eventually;
 #[cfg(feature = "export")]

@@ -1,0 +1,212 @@
+//! `kafka-envelope dlt`: dead letters of a real consumer, counted, shown and put back.
+
+use std::collections::BTreeMap;
+
+use kafka_envelope::{Batch, Consumer, GiveUp, HandlerError, Message, OnError, Producer};
+use rdkafka::Message as _;
+use rdkafka::message::{BorrowedHeaders, Headers as _, OwnedMessage};
+use serde_json::{Value, json};
+
+use super::support::cli::{Ran, cli};
+use super::support::{
+    TestTopic, committed, consume_all, create_topic_with, delete_topic, produce_raw, shared_broker, unique,
+};
+
+/// A topic, and the letters of a consumer that gave up some of its records.
+struct Letters {
+    topic: TestTopic,
+    dlt: String,
+}
+
+impl Drop for Letters {
+    fn drop(&mut self) {
+        delete_topic(shared_broker(), &self.dlt);
+    }
+}
+
+impl Letters {
+    fn new() -> Self {
+        let topic = TestTopic::new(shared_broker(), 3);
+        let dlt = format!("{topic}-dlt");
+        create_topic_with(shared_broker(), &dlt, 2, &[]);
+        Self { topic, dlt }
+    }
+
+    fn send(&self, ids: std::ops::Range<u32>) {
+        let producer = Producer::new("shop", shared_broker()).unwrap();
+        for id in ids {
+            let message = Message::new(json!({"number": id})).id(format!("id-{id}")).header("trace", "abc");
+            producer.produce(&self.topic, &message).unwrap();
+        }
+    }
+
+    /// A consumer of this group fails on all of them: a letter for each.
+    fn give_up(&self, group: &str, count: u32) {
+        let mut consumer = Consumer::builder("billing", shared_broker(), group)
+            .topics([&*self.topic])
+            .on_error(OnError::stop().then(GiveUp::DeadLetter))
+            .build()
+            .unwrap();
+        let mut left = count;
+        while left > 0 {
+            let done = consumer.process(|batch: &Batch<Value>| {
+                let number = batch.iter().next().and_then(|record| record.payload["number"].as_u64());
+                let even = number.is_some_and(|number| number % 2 == 0);
+                Err::<(), HandlerError>(HandlerError::at(
+                    0,
+                    if even { "timeout of the bank" } else { "no such account" },
+                ))
+            });
+            left -= done.unwrap().unwrap().dead_lettered as u32;
+        }
+    }
+
+    /// What stands in the topic: values by key, and how often each was put back.
+    fn records(&self) -> BTreeMap<String, Vec<(i32, String, u32)>> {
+        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for record in consume_all(shared_broker(), &self.topic) {
+            let key = String::from_utf8_lossy(record.key().unwrap()).into_owned();
+            let value = String::from_utf8_lossy(record.payload().unwrap()).into_owned();
+            let redrives = header(&record, "kafka_envelope-redrives").map_or(0, |count| count.parse().unwrap());
+            all.entry(key).or_default().push((record.partition(), value, redrives));
+        }
+        all
+    }
+
+    fn redrive(&self, group: &str, more: &[&str]) -> Ran {
+        let mut arguments = vec!["dlt", "redrive", &self.dlt, "--group", group];
+        arguments.extend(more);
+        cli(&arguments)
+    }
+}
+
+fn header(record: &OwnedMessage, name: &str) -> Option<String> {
+    let headers: &BorrowedHeaders = record.headers()?.as_borrowed();
+    let found = headers.iter().find(|header| header.key == name)?;
+    Some(String::from_utf8_lossy(found.value.unwrap()).into_owned())
+}
+
+#[test]
+fn letters_are_counted_by_topic_and_error() {
+    let letters = Letters::new();
+    letters.send(0..5);
+    letters.give_up(&unique("group"), 5);
+    let rows = cli(&["dlt", "list", &letters.dlt, "--json"]).good().json();
+    let counts: Vec<_> = rows.iter().map(|row| (row["letters"].as_u64().unwrap(), row["message"].clone())).collect();
+    assert_eq!(counts, [(3, json!("timeout of the bank")), (2, json!("no such account"))]);
+    for row in &rows {
+        assert_eq!(row["topic"], *letters.topic);
+        assert_eq!(row["error"], "kafka_envelope::Error::Handler");
+    }
+    let text = cli(&["dlt", "list", &letters.dlt, "--error", "account"]).good().stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("LETTERS") && lines.len() == 2 && lines[1].contains("no such account"), "{text}");
+
+    produce_raw(shared_broker(), &letters.dlt, 0, None, Some(b"no letter"));
+    cli(&["dlt", "list", &letters.dlt]).bad(3, &["1 records of", "say not where they came from"]);
+    cli(&["dlt", "list", &unique("missing")]).bad(1, &["there is no topic"]);
+}
+
+#[test]
+fn a_letter_is_shown_whole() {
+    let letters = Letters::new();
+    letters.send(7..8);
+    let group = unique("group");
+    letters.give_up(&group, 1);
+    let at = consume_all(shared_broker(), &letters.dlt).remove(0);
+    let place = format!("{}:{}", at.partition(), at.offset());
+    let letter = cli(&["dlt", "show", &letters.dlt, &place, "--json"]).good().json().remove(0);
+    assert_eq!(letter["original_topic"], *letters.topic);
+    assert_eq!(letter["original_offset"], 0);
+    assert_eq!(letter["consumer_group"], *group);
+    assert_eq!(letter["message"], "no such account");
+    assert_eq!((&letter["attempts"], &letter["redrives"]), (&json!(1), &json!(0)));
+    assert_eq!((&letter["key"], &letter["headers"]), (&json!("id-7"), &json!({"trace": "abc"})));
+    assert_eq!(letter["value"]["payload"], Value::Null);
+    assert!(letter["value"].to_string().contains(r#""number":7"#), "{letter}");
+    let text = cli(&["dlt", "show", &letters.dlt, &place]).good().stdout;
+    assert!(text.contains("message: no such account\n") && text.contains("  trace: abc\n"), "{text}");
+
+    cli(&["dlt", "show", &letters.dlt, "0:99"]).bad(1, &["there is no record", "has offsets from 0"]);
+    cli(&["dlt", "show", &letters.dlt, "9:0"]).bad(1, &["has no partition 9"]);
+    cli(&["dlt", "show", &letters.dlt, "nonsense"]).bad(2, &["is not partition:offset"]);
+}
+
+/// To its own partition, with its own key, value and headers, and once.
+#[test]
+fn letters_go_back_to_where_they_came_from() {
+    let letters = Letters::new();
+    letters.send(0..250);
+    letters.give_up(&unique("group"), 250);
+    let group = unique("redrive");
+    let dry = letters.redrive(&group, &["--dry-run"]).good().stdout;
+    assert!(dry.ends_with("250 letters would be put back\n"), "{dry}");
+    assert!(letters.records().values().all(|all| all.len() == 1));
+
+    let text = letters.redrive(&group, &[]).good().stdout;
+    assert_eq!(text.lines().filter(|line| line.ends_with(&format!(" -> {}", *letters.topic))).count(), 250);
+    assert!(text.ends_with("250 letters put back\n"), "{text}");
+    for (key, all) in letters.records() {
+        let [(partition, value, 0), (to, again, 1)] = &*all else { panic!("{key}: {all:?}") };
+        assert_eq!((partition, value), (to, again), "{key}");
+    }
+    let back = consume_all(shared_broker(), &letters.topic);
+    let last = back.iter().rfind(|record| header(record, "kafka_envelope-redrives").is_some()).unwrap();
+    let names: Vec<_> = last.headers().unwrap().iter().map(|header| header.key.to_owned()).collect();
+    assert_eq!(names, ["trace", "kafka_envelope-redrives"]);
+    // Nothing is left to do.
+    assert_eq!(letters.redrive(&group, &[]).good().stdout, "0 letters put back\n");
+}
+
+/// What a filter or a limit leaves a later run puts back, and nothing twice.
+#[test]
+fn runs_with_filters_leave_the_others() {
+    let letters = Letters::new();
+    letters.send(0..40);
+    letters.give_up(&unique("group"), 40);
+    let group = unique("redrive");
+    let count = |ran: Ran| ran.json().len();
+    assert_eq!(count(letters.redrive(&group, &["--error", "account", "--json"]).good()), 20);
+    assert_eq!(count(letters.redrive(&group, &["--error", "account", "--json"]).good()), 0);
+    assert_eq!(count(letters.redrive(&group, &["--key", "id-6", "--json"]).good()), 1);
+    assert_eq!(count(letters.redrive(&group, &["--limit", "5", "--json"]).good()), 5);
+    assert_eq!(count(letters.redrive(&group, &["--from-topic", "other", "--json"]).good()), 0);
+    assert_eq!(count(letters.redrive(&group, &["--until", "2020-01-01T00:00:00Z", "--json"]).good()), 0);
+    assert_eq!(count(letters.redrive(&group, &["--since", "2020-01-01T00:00:00Z", "--json"]).good()), 14);
+    for (key, all) in letters.records() {
+        assert_eq!(all.len(), 2, "{key}: {all:?}");
+    }
+    let done: i64 =
+        (0..2).map(|partition| committed(shared_broker(), &group, &letters.dlt, partition).unwrap_or(0)).sum();
+    assert_eq!(done, 40);
+}
+
+/// A record that becomes a letter again and again is left at last.
+#[test]
+fn letters_do_not_go_round_for_ever() {
+    let letters = Letters::new();
+    letters.send(0..1);
+    let (group, redrive) = (unique("group"), unique("redrive"));
+    for round in 0..2 {
+        letters.give_up(&group, 1);
+        let text = letters.redrive(&redrive, &["--max-redrives", "2"]).good().stdout;
+        assert!(text.ends_with("1 letters put back\n"), "{round}: {text}");
+    }
+    letters.give_up(&group, 1);
+    let left = letters.redrive(&redrive, &["--max-redrives", "2"]);
+    left.bad(3, &["was put back 2 times before, and stays", "1 letters were left"]);
+    assert_eq!(letters.records()["id-0"].iter().map(|(.., redrives)| *redrives).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+/// Where one of a batch cannot go back, nothing of the batch does.
+#[test]
+fn a_letter_that_cannot_go_back_is_an_error() {
+    let letters = Letters::new();
+    letters.send(0..3);
+    letters.give_up(&unique("group"), 3);
+    delete_topic(shared_broker(), &letters.topic);
+    let group = unique("redrive");
+    let ran = letters.redrive(&group, &["--config", "topic.metadata.propagation.max.ms=2000"]);
+    ran.bad(1, &["cannot be put back to", &letters.topic, "hint: nothing of its batch was put back"]);
+    assert_eq!(committed(shared_broker(), &group, &letters.dlt, 0), None);
+}

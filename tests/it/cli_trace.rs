@@ -1,0 +1,136 @@
+//! `kafka-envelope trace`: from a message back to its sources, and forward to what was made of it.
+
+use kafka_envelope::{Message, Producer, Ref};
+use serde_json::{Value, json};
+
+use super::support::cli::cli;
+use super::support::{TestTopic, delete_topic, produce_raw, shared_broker, unique};
+
+/// A message made of others, as a service would send it: where it stands, with its history.
+fn made(service: &str, topic: &str, id: &str, causes: &[Ref]) -> Ref {
+    let producer = Producer::new(service, shared_broker()).unwrap();
+    let message = Message::new(json!({"id": id})).id(id).caused_by_all(causes.iter().cloned());
+    let at = producer.produce(topic, &message).unwrap();
+    let record = super::support::consume_all(shared_broker(), topic).into_iter().find(|record| {
+        (rdkafka::Message::partition(record), rdkafka::Message::offset(record)) == (at.partition, at.offset)
+    });
+    kafka_envelope::low_level::unpack(&record.unwrap()).unwrap().unwrap().reference
+}
+
+fn place(reference: &Ref) -> String {
+    format!("{}:{}:{}", reference.topic, reference.partition, reference.offset)
+}
+
+fn topic() -> TestTopic {
+    TestTopic::new(shared_broker(), 1)
+}
+
+/// Two orders, an invoice of both, and its reminder.
+struct Chain {
+    topics: [TestTopic; 3],
+    orders: [Ref; 2],
+    invoice: Ref,
+    reminder: Ref,
+}
+
+impl Chain {
+    fn new() -> Self {
+        let topics = [topic(), topic(), topic()];
+        let orders = ["order-1", "order-2"].map(|id| made("shop", &topics[0], id, &[]));
+        let invoice = made("billing", &topics[1], "invoice", &orders);
+        let reminder = made("mail", &topics[2], "reminder", std::slice::from_ref(&invoice));
+        Self { topics, orders, invoice, reminder }
+    }
+}
+
+fn shape(tree: &Value) -> Value {
+    let below: Vec<Value> = tree["messages"].as_array().unwrap().iter().map(shape).collect();
+    json!([tree["service"], tree["id"], tree["found"], below])
+}
+
+#[test]
+fn a_message_is_traced_to_its_sources() {
+    let chain = Chain::new();
+    let ran = cli(&["trace", "--json", &place(&chain.reminder)]).good();
+    let tree = &ran.json()[0]["ancestors"];
+    let orders = [json!(["shop", "order-1", true, []]), json!(["shop", "order-2", true, []])];
+    assert_eq!(shape(tree), json!(["mail", "reminder", true, [["billing", "invoice", true, orders]]]));
+    assert_eq!(tree["offset"], 0);
+    assert_eq!(tree["topic"], *chain.topics[2]);
+    assert!(tree["latency_ms"].as_i64().unwrap() >= 0);
+    assert!(ran.json()[0]["descendants"].is_null());
+
+    let text = cli(&["trace", &place(&chain.reminder)]).good().stdout;
+    let heads: Vec<&str> = text.lines().map(|line| line.split("  ").next().unwrap()).collect();
+    let [first, second] = chain.orders.each_ref().map(place);
+    let expected = [
+        format!("{}:reminder", place(&chain.reminder)),
+        format!("└─ {}:invoice", place(&chain.invoice)),
+        format!("   ├─ {first}:order-1"),
+        format!("   └─ {second}:order-2"),
+    ];
+    assert_eq!(heads, expected, "{text}");
+    assert!(!text.contains('\u{1b}'), "no colours into a pipe: {text:?}");
+}
+
+/// The histories of what came of them still tell of those that are gone.
+#[test]
+fn sources_that_are_gone_are_shown_as_such() {
+    let chain = Chain::new();
+    delete_topic(shared_broker(), &chain.topics[0]);
+    let ran = cli(&["trace", "--json", &place(&chain.invoice)]).good();
+    let orders = [json!(["shop", "order-1", false, []]), json!(["shop", "order-2", false, []])];
+    assert_eq!(shape(&ran.json()[0]["ancestors"]), json!(["billing", "invoice", true, orders]));
+    let text = cli(&["trace", &place(&chain.invoice)]).good().stdout;
+    assert_eq!(text.matches("gone").count(), 2, "{text}");
+}
+
+#[test]
+fn what_was_made_of_a_message_is_found() {
+    let chain = Chain::new();
+    let [_, invoices, reminders] = &chain.topics;
+    // What has nothing to do with it.
+    made("billing", invoices, "other", &[]);
+    let arguments = ["trace", "--json", &place(&chain.orders[0]), "--descendants", invoices, reminders];
+    let tree = &cli(&arguments).good().json()[0]["descendants"];
+    assert_eq!(
+        shape(tree),
+        json!(["shop", "order-1", null, [["billing", "invoice", null, [["mail", "reminder", null, []]]]]])
+    );
+    // On the way there, where only the end is looked through.
+    let arguments = ["trace", "--json", &place(&chain.orders[1]), "--descendants", reminders];
+    let tree = &cli(&arguments).good().json()[0]["descendants"];
+    assert_eq!(
+        shape(tree),
+        json!(["shop", "order-2", null, [["billing", "invoice", null, [["mail", "reminder", null, []]]]]])
+    );
+}
+
+/// One that hangs on two is shown whole once.
+#[test]
+fn a_source_of_two_is_shown_once() {
+    let (orders, halves, wholes) = (topic(), topic(), topic());
+    let order = made("shop", &orders, "order", &[]);
+    let parts = ["left", "right"].map(|id| made("split", &halves, id, std::slice::from_ref(&order)));
+    let whole = made("join", &wholes, "whole", &parts);
+    let tree = &cli(&["trace", "--json", &place(&whole)]).good().json()[0]["ancestors"];
+    let again = |index: usize| tree["messages"][index]["messages"][0]["again"].clone();
+    assert_eq!([again(0), again(1)], [json!(false), json!(true)]);
+    assert_eq!(cli(&["trace", &place(&whole)]).good().stdout.matches("as above").count(), 1);
+}
+
+#[test]
+fn what_is_not_there_is_an_error() {
+    let (topic, missing) = (topic(), unique("missing"));
+    produce_raw(shared_broker(), &topic, 0, None, Some(b"no envelope"));
+    produce_raw(shared_broker(), &topic, 0, Some("gone"), None);
+    let of = |place: &str| cli(&["trace", place]);
+    of(&format!("{missing}:0:0")).bad(1, &[&format!("there is no topic `{missing}`"), "hint: "]);
+    of(&format!("{topic}:7:0")).bad(1, &["has no partition 7"]);
+    of(&format!("{topic}:0:9")).bad(1, &["there is no record", "offsets from 0 to before 2"]);
+    of(&format!("{topic}:0:0")).bad(1, &["cannot decode"]);
+    of(&format!("{topic}:0:1")).bad(1, &["has no value"]);
+    for wrong in ["", "x", "x:1", "x:y:1", "x:1:-1", ":0:0"] {
+        of(wrong).bad(2, &["is not topic:partition:offset"]);
+    }
+}
