@@ -27,7 +27,7 @@ impl Drop for Letters {
 impl Letters {
     fn new() -> Self {
         let topic = TestTopic::new(shared_broker(), 3);
-        let dlt = format!("{topic}-dlt");
+        let dlt = format!("{}-dlt", &*topic);
         create_topic_with(shared_broker(), &dlt, 2, &[]);
         Self { topic, dlt }
     }
@@ -144,7 +144,7 @@ fn letters_go_back_to_where_they_came_from() {
     assert!(letters.records().values().all(|all| all.len() == 1));
 
     let text = letters.redrive(&group, &[]).good().stdout;
-    assert_eq!(text.lines().filter(|line| line.ends_with(&format!(" -> {}", *letters.topic))).count(), 250);
+    assert_eq!(text.lines().filter(|line| line.ends_with(&format!(" -> {}", &*letters.topic))).count(), 250);
     assert!(text.ends_with("250 letters put back\n"), "{text}");
     for (key, all) in letters.records() {
         let [(partition, value, 0), (to, again, 1)] = &*all else { panic!("{key}: {all:?}") };

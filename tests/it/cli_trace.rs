@@ -123,13 +123,14 @@ fn a_source_of_two_is_shown_once() {
 fn what_is_not_there_is_an_error() {
     let (topic, missing) = (topic(), unique("missing"));
     produce_raw(shared_broker(), &topic, 0, None, Some(b"no envelope"));
-    produce_raw(shared_broker(), &topic, 0, Some("gone"), None);
+    produce_raw(shared_broker(), &topic, 0, Some(b"gone"), None);
+    let name = &*topic;
     let of = |place: &str| cli(&["trace", place]);
     of(&format!("{missing}:0:0")).bad(1, &[&format!("there is no topic `{missing}`"), "hint: "]);
-    of(&format!("{topic}:7:0")).bad(1, &["has no partition 7"]);
-    of(&format!("{topic}:0:9")).bad(1, &["there is no record", "offsets from 0 to before 2"]);
-    of(&format!("{topic}:0:0")).bad(1, &["cannot decode"]);
-    of(&format!("{topic}:0:1")).bad(1, &["has no value"]);
+    of(&format!("{name}:7:0")).bad(1, &["has no partition 7"]);
+    of(&format!("{name}:0:9")).bad(1, &["there is no record", "offsets from 0 to before 2"]);
+    of(&format!("{name}:0:0")).bad(1, &["cannot decode"]);
+    of(&format!("{name}:0:1")).bad(1, &["has no value"]);
     for wrong in ["", "x", "x:1", "x:y:1", "x:1:-1", ":0:0"] {
         of(wrong).bad(2, &["is not topic:partition:offset"]);
     }

@@ -19,10 +19,10 @@ use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use crate::failure::{Failure, Result};
 
 /// As which service the program shows up in histories and in the brokers' logs.
-pub const SERVICE: &str = "kafka-envelope";
+pub(crate) const SERVICE: &str = "kafka-envelope";
 
 #[derive(Debug, clap::Args)]
-pub struct Connection {
+pub(crate) struct Connection {
     /// The brokers that are asked first: host:port, with commas between
     #[arg(short, long, env = "KAFKA_BOOTSTRAP_SERVERS", global = true, value_name = "HOST:PORT,…")]
     bootstrap_servers: Option<String>,
@@ -50,13 +50,13 @@ impl FromStr for Pair {
 }
 
 /// Seconds, whole or not.
-pub fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "is no number of seconds")?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 impl Connection {
-    pub fn brokers(&self) -> Result<&str> {
+    pub(crate) fn brokers(&self) -> Result<&str> {
         let missing = || {
             Failure::new("no broker is named")
                 .hint("say `--bootstrap-servers HOST:PORT`, or set KAFKA_BOOTSTRAP_SERVERS")
@@ -65,7 +65,7 @@ impl Connection {
     }
 
     /// The same elsewhere.
-    pub fn at(&self, brokers: &str) -> Self {
+    pub(crate) fn at(&self, brokers: &str) -> Self {
         let Self { config, config_file, connect_timeout, .. } = self;
         let bootstrap_servers = Some(brokers.to_owned());
         Self {
@@ -76,7 +76,7 @@ impl Connection {
         }
     }
 
-    pub fn timeout(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.connect_timeout
     }
 
@@ -84,7 +84,7 @@ impl Connection {
         self.config.iter().map(|Pair(key, value)| (key.clone(), value.clone()))
     }
 
-    pub fn producer(&self) -> Result<ProducerBuilder> {
+    pub(crate) fn producer(&self) -> Result<ProducerBuilder> {
         let builder = Producer::builder(SERVICE, self.brokers()?).config(self.pairs());
         Ok(match &self.config_file {
             Some(file) => builder.config_file(file),
@@ -92,7 +92,7 @@ impl Connection {
         })
     }
 
-    pub fn consumer(&self, group: &str) -> Result<ConsumerBuilder> {
+    pub(crate) fn consumer(&self, group: &str) -> Result<ConsumerBuilder> {
         let builder = Consumer::builder(SERVICE, self.brokers()?, group).config(self.pairs());
         Ok(match &self.config_file {
             Some(file) => builder.config_file(file),
@@ -101,24 +101,24 @@ impl Connection {
     }
 
     /// A consumer that reads partitions which it is given, and is a member of no group. It tells where they end.
-    pub fn reader(&self) -> Result<BaseConsumer<Context>> {
+    pub(crate) fn reader(&self) -> Result<BaseConsumer<Context>> {
         let mut config = self.consumer_config(SERVICE)?;
         config.set("enable.partition.eof", "true");
         self.create(&config)
     }
 
     /// The properties of a consumer that asks about this group.
-    pub fn consumer_config(&self, group: &str) -> Result<ClientConfig> {
+    pub(crate) fn consumer_config(&self, group: &str) -> Result<ClientConfig> {
         Ok(consumer_config(self.brokers()?, group, self.config_file.as_deref(), self.pairs())?)
     }
 
     /// A consumer that asks and says what this group has committed, and is no member of it.
-    pub fn group_reader(&self, group: &str) -> Result<BaseConsumer<Context>> {
+    pub(crate) fn group_reader(&self, group: &str) -> Result<BaseConsumer<Context>> {
         self.create(&self.consumer_config(group)?)
     }
 
     /// A producer with this transactional id. Whoever had it before cannot go on.
-    pub fn transactional(&self, id: &str, timeout: Duration) -> Result<BaseProducer<Refusals>> {
+    pub(crate) fn transactional(&self, id: &str, timeout: Duration) -> Result<BaseProducer<Refusals>> {
         let mut config = producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?;
         // librdkafka takes the transaction's time.
         config.set("transactional.id", id).remove("delivery.timeout.ms");
@@ -127,7 +127,7 @@ impl Connection {
         Ok(producer)
     }
 
-    pub fn admin(&self) -> Result<AdminClient<Context>> {
+    pub(crate) fn admin(&self) -> Result<AdminClient<Context>> {
         self.create(&producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?)
     }
 
@@ -136,13 +136,13 @@ impl Connection {
     }
 
     /// Why no answer came.
-    pub fn unreachable(&self, context: &Context) -> Failure {
+    pub(crate) fn unreachable(&self, context: &Context) -> Failure {
         let reason = context.trouble().unwrap_or_else(|| format!("nothing came within {:?}", self.connect_timeout));
         Error::Unreachable { brokers: self.bootstrap_servers.clone().unwrap_or_default(), reason }.into()
     }
 
     /// An answer, or why there is none: where no broker answered at all, that.
-    pub fn answered<T>(&self, answer: Result<T, KafkaError>, context: &Context) -> Result<T> {
+    pub(crate) fn answered<T>(&self, answer: Result<T, KafkaError>, context: &Context) -> Result<T> {
         let is_silent = |error: &KafkaError| {
             matches!(
                 error.rdkafka_error_code(),
@@ -155,7 +155,7 @@ impl Connection {
 
 /// What a client says of itself.
 #[derive(Clone, Debug, Default)]
-pub struct Context(Arc<Mutex<Option<String>>>);
+pub(crate) struct Context(Arc<Mutex<Option<String>>>);
 
 impl Context {
     /// Its last error.
@@ -181,10 +181,10 @@ impl ConsumerContext for Context {}
 
 /// The first record that was refused: its number, and why.
 #[derive(Debug, Default)]
-pub struct Refusals(Mutex<Option<(usize, KafkaError)>>);
+pub(crate) struct Refusals(Mutex<Option<(usize, KafkaError)>>);
 
 impl Refusals {
-    pub fn take(&self) -> Option<(usize, KafkaError)> {
+    pub(crate) fn take(&self) -> Option<(usize, KafkaError)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -28,7 +28,7 @@ Examples:
 /// Counts, shows and puts back dead letters
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -67,7 +67,7 @@ fn place(text: &str) -> Result<(i32, i64), String> {
         .ok_or_else(|| "is not partition:offset".into())
 }
 
-pub fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
+pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
     match &arguments.command {
         Command::List(arguments) => list(arguments, connection, output),
         Command::Show(arguments) => show(arguments, connection, output),

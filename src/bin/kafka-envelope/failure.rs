@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 
 /// Why the program ends before it is done.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// What failed and why; and what to do about it, where that is known.
     Error { what: String, hint: Option<String> },
     /// It is done, but for so many of something; each was named.
@@ -17,14 +17,14 @@ pub enum Failure {
     ClosedPipe,
 }
 
-pub type Result<T = (), E = Failure> = std::result::Result<T, E>;
+pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;
 
 impl Failure {
-    pub fn new(what: impl Display) -> Self {
+    pub(crate) fn new(what: impl Display) -> Self {
         Self::Error { what: what.to_string(), hint: None }
     }
 
-    pub fn hint(self, hint: impl Display) -> Self {
+    pub(crate) fn hint(self, hint: impl Display) -> Self {
         match self {
             Self::Error { what, .. } => Self::Error { what, hint: Some(hint.to_string()) },
             other => other,
@@ -32,7 +32,7 @@ impl Failure {
     }
 
     /// Says it, and gives the exit code.
-    pub fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> ExitCode {
         match self {
             Self::Error { what, hint } => {
                 say(AnsiColor::Red, "error", &what);
@@ -51,7 +51,7 @@ impl Failure {
 }
 
 /// A line on standard error.
-pub fn warn(what: impl Display) {
+pub(crate) fn warn(what: impl Display) {
     say(AnsiColor::Yellow, "warning", what);
 }
 

@@ -10,37 +10,37 @@ use serde::Serialize;
 use crate::failure::Result;
 
 /// Where results go: lines of text or JSON. They are written when [`Output::flush`] says so, or much is there.
-pub struct Output {
-    pub json: bool,
+pub(crate) struct Output {
+    pub(crate) json: bool,
     stdout: RefCell<BufWriter<StdoutLock<'static>>>,
 }
 
 impl Output {
-    pub fn new(json: bool) -> Self {
+    pub(crate) fn new(json: bool) -> Self {
         Self { json, stdout: RefCell::new(BufWriter::with_capacity(1 << 16, io::stdout().lock())) }
     }
 
     /// A line of text, in colours on a terminal.
-    pub fn line(&self, line: &str) -> Result {
+    pub(crate) fn line(&self, line: &str) -> Result {
         let line =
             if io::stdout().is_terminal() { line.into() } else { anstream::adapter::strip_str(line).to_string() };
         Ok(writeln!(self.stdout.borrow_mut(), "{line}")?)
     }
 
     /// A value as one line of JSON.
-    pub fn value(&self, value: &impl Serialize) -> Result {
+    pub(crate) fn value(&self, value: &impl Serialize) -> Result {
         let mut line = serde_json::to_vec(value).map_err(io::Error::from)?;
         line.push(b'\n');
         self.bytes(&line)
     }
 
     /// Bytes as they are.
-    pub fn bytes(&self, bytes: &[u8]) -> Result {
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result {
         Ok(self.stdout.borrow_mut().write_all(bytes)?)
     }
 
     /// Rows: a table for people, one object a row as JSON. `titles` are the objects' names, too.
-    pub fn table(&self, titles: &[&str], rows: impl IntoIterator<Item = Vec<serde_json::Value>>) -> Result {
+    pub(crate) fn table(&self, titles: &[&str], rows: impl IntoIterator<Item = Vec<serde_json::Value>>) -> Result {
         if self.json {
             for row in rows {
                 let row: serde_json::Map<_, _> = titles.iter().map(|title| (*title).to_owned()).zip(row).collect();
@@ -63,12 +63,12 @@ impl Output {
     }
 
     /// What was written goes out.
-    pub fn flush(&self) -> Result {
+    pub(crate) fn flush(&self) -> Result {
         Ok(self.stdout.borrow_mut().flush()?)
     }
 
     /// A bar on standard error, where that is a terminal and standard output is not. None: it is not known of how many.
-    pub fn progress(&self, of: Option<u64>) -> ProgressBar {
+    pub(crate) fn progress(&self, of: Option<u64>) -> ProgressBar {
         if !io::stderr().is_terminal() || io::stdout().is_terminal() {
             return ProgressBar::hidden();
         }

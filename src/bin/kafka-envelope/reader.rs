@@ -17,27 +17,27 @@ use crate::failure::{Failure, Result};
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Reads partitions.
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     connection: &'a Connection,
     consumer: BaseConsumer<Context>,
 }
 
 /// A partition's first offset that is still there, and the one after its last.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
-    pub low: i64,
-    pub high: i64,
+pub(crate) struct Ends {
+    pub(crate) low: i64,
+    pub(crate) high: i64,
 }
 
 /// Where a partition is read from.
 #[derive(Clone, Copy, Debug)]
-pub struct Position {
-    pub partition: i32,
-    pub offset: i64,
+pub(crate) struct Position {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(connection: &'a Connection) -> Result<Self> {
+    pub(crate) fn new(connection: &'a Connection) -> Result<Self> {
         Ok(Self { connection, consumer: connection.reader()? })
     }
 
@@ -46,7 +46,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The numbers of a topic's partitions.
-    pub fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
+    pub(crate) fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
         let metadata = self.answered(self.consumer.fetch_metadata(Some(topic), self.connection.timeout()))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let error = found.and_then(|found| found.error()).map(Code::from);
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub fn ends(&self, topic: &str, partition: i32) -> Result<Ends> {
+    pub(crate) fn ends(&self, topic: &str, partition: i32) -> Result<Ends> {
         let ends = self.consumer.fetch_watermarks(topic, partition, self.connection.timeout());
         let (low, high) = self.answered(ends)?;
         Ok(Ends { low, high })
@@ -70,7 +70,7 @@ impl<'a> Reader<'a> {
 
     /// Of each partition the first offset whose record is of that time or later, in milliseconds since 1970; its end, where
     /// there is none.
-    pub fn offsets_at(&self, topic: &str, partitions: &[i32], millis: i64) -> Result<Vec<Position>> {
+    pub(crate) fn offsets_at(&self, topic: &str, partitions: &[i32], millis: i64) -> Result<Vec<Position>> {
         let mut asked = TopicPartitionList::new();
         for partition in partitions {
             asked.add_partition_offset(topic, *partition, Offset::Offset(millis))?;
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
 
     /// Hands over a topic's records from these places on, in each partition's order, until `each` breaks off. Unless this is
     /// to `follow`, up to where the partitions end now. `quiet` is called whenever nothing comes for a moment.
-    pub fn scan(
+    pub(crate) fn scan(
         &self,
         topic: &str,
         from: &[Position],

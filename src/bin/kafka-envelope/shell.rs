@@ -9,21 +9,21 @@ use crate::output::Output;
 
 /// Writes a shell's completions to standard output
 #[derive(Debug, clap::Args)]
-pub struct Completions {
+pub(crate) struct Completions {
     shell: Shell,
 }
 
 /// Writes the manual page to standard output, for `man -l -`
 #[derive(Debug, clap::Args)]
-pub struct Man {}
+pub(crate) struct Man {}
 
-pub fn completions(arguments: &Completions, output: &Output) -> Result {
+pub(crate) fn completions(arguments: &Completions, output: &Output) -> Result {
     let mut text = Vec::new();
     clap_complete::generate(arguments.shell, &mut Cli::command(), "kafka-envelope", &mut text);
     output.bytes(&text)
 }
 
-pub fn man(_: &Man, output: &Output) -> Result {
+pub(crate) fn man(_: &Man, output: &Output) -> Result {
     let mut text = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut text)?;
     output.bytes(&text)

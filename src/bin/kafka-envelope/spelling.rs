@@ -11,7 +11,7 @@ const SHORT: [(&str, &str, &str); 4] = [
 ];
 
 /// The command line with long options in the place of those.
-pub fn respelled(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+pub(crate) fn respelled(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut respelled: Vec<OsString> = Vec::new();
     let mut is_over = false;
     for argument in arguments {

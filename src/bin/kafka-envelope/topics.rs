@@ -6,8 +6,8 @@ use crate::output::Output;
 
 /// topics
 #[derive(Debug, clap::Args)]
-pub struct Arguments {}
+pub(crate) struct Arguments {}
 
-pub fn run(_: &Arguments, _: &Connection, _: &Output) -> Result {
+pub(crate) fn run(_: &Arguments, _: &Connection, _: &Output) -> Result {
     todo!()
 }

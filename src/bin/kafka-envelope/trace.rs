@@ -30,7 +30,7 @@ Each line is a message: its place and key, the service that made it and when, ho
 /// Shows from which messages a message was made, and with --descendants what was made of it
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The message: topic:partition:offset
     message: Place,
     /// Looks through these topics for messages that were made of it
@@ -43,7 +43,7 @@ pub struct Arguments {
 
 /// Where a record stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub(crate) struct Place {
     topic: String,
     partition: i32,
     offset: i64,
@@ -81,7 +81,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-pub fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
+pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
     let reader = Reader::new(connection)?;
     let Found { reference, millis } = find(&reader, &arguments.message)?;
     let mut ancestors =

@@ -5,7 +5,7 @@ use chrono::{DateTime, FixedOffset};
 use crate::dlt::letter::Letter;
 
 #[derive(Debug, clap::Args)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Letters whose error's type or text holds this
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
@@ -24,7 +24,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    pub fn passes(&self, letter: &Letter<'_>) -> bool {
+    pub(crate) fn passes(&self, letter: &Letter<'_>) -> bool {
         let Self { error, topic, key, since, until } = self;
         let has = |text: &String| letter.class().contains(text) || letter.message().contains(text);
         error.as_ref().is_none_or(has)

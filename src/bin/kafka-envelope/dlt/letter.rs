@@ -12,29 +12,29 @@ const PREFIX: &str = "kafka_dlt-";
 const REDRIVES: &str = "kafka_envelope-redrives";
 
 /// A record that was given up.
-pub struct Letter<'a> {
-    pub topic: &'a str,
-    pub partition: i32,
-    pub offset: i64,
+pub(crate) struct Letter<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
     /// When it was given up.
-    pub at: Option<DateTime<Utc>>,
-    pub key: Option<&'a [u8]>,
-    pub value: Option<&'a [u8]>,
+    pub(crate) at: Option<DateTime<Utc>>,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
     /// None: nothing says so, it is no dead letter.
-    pub origin: Option<Origin>,
+    pub(crate) origin: Option<Origin>,
     headers: Vec<(&'a str, Option<&'a [u8]>)>,
 }
 
 /// Where it came from.
-pub struct Origin {
-    pub topic: String,
-    pub partition: Option<i32>,
+pub(crate) struct Origin {
+    pub(crate) topic: String,
+    pub(crate) partition: Option<i32>,
     offset: Option<i64>,
     timestamp: Option<i64>,
 }
 
 impl<'a> Letter<'a> {
-    pub fn of<M: Message>(record: &'a M) -> Self {
+    pub(crate) fn of<M: Message>(record: &'a M) -> Self {
         let mut letter = Self {
             topic: record.topic(),
             partition: record.partition(),
@@ -77,36 +77,36 @@ impl<'a> Letter<'a> {
     }
 
     /// The error's type.
-    pub fn class(&self) -> &'a str {
+    pub(crate) fn class(&self) -> &'a str {
         self.text("exception-fqcn").unwrap_or("unknown")
     }
 
     /// The error's whole text.
-    pub fn message(&self) -> &'a str {
+    pub(crate) fn message(&self) -> &'a str {
         self.text("exception-message").unwrap_or_default()
     }
 
     /// The text's beginning, by which letters are counted together.
-    pub fn summary(&self) -> &'a str {
+    pub(crate) fn summary(&self) -> &'a str {
         let line = self.message().lines().next().unwrap_or_default();
         line.char_indices().nth(80).map_or(line, |(end, _)| &line[..end])
     }
 
     /// How often it was put back before.
-    pub fn redrives(&self) -> u32 {
+    pub(crate) fn redrives(&self) -> u32 {
         let counted = self.headers.iter().rev().find(|(key, _)| *key == REDRIVES).and_then(|(_, value)| *value);
         counted.and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// The record's own headers, and how often it was put back, this time included.
-    pub fn redriven_headers(&self) -> OwnedHeaders {
+    pub(crate) fn redriven_headers(&self) -> OwnedHeaders {
         let count = (self.redrives() + 1).to_string();
         let own = self.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX) && *key != REDRIVES);
         let headers = own.fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: *value }));
         headers.insert(Header { key: REDRIVES, value: Some(&count) })
     }
 
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let time =
             |time: Option<DateTime<Utc>>| json!(time.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)));
         let own = self.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX));

@@ -10,14 +10,14 @@ const MOST: usize = 4096;
 
 /// The offsets of a partition that are done: ranges that do not touch, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Progress(Vec<(i64, i64)>);
+pub(crate) struct Progress(Vec<(i64, i64)>);
 
 impl Progress {
     /// As committed: an offset and its metadata.
     ///
     /// # Errors
     /// Somebody else's metadata.
-    pub fn of(committed: i64, metadata: &str) -> Result<Self, String> {
+    pub(crate) fn of(committed: i64, metadata: &str) -> Result<Self, String> {
         let mut progress = Self(Vec::new());
         if committed > 0 {
             progress.0.push((0, committed));
@@ -38,13 +38,13 @@ impl Progress {
         Ok(progress)
     }
 
-    pub fn is_done(&self, offset: i64) -> bool {
+    pub(crate) fn is_done(&self, offset: i64) -> bool {
         let after = self.0.partition_point(|(start, _)| *start <= offset);
         after > 0 && offset < self.0[after - 1].1
     }
 
     /// That offset is done, and those before it back to `since` which hold no record.
-    pub fn done(&mut self, offset: i64) {
+    pub(crate) fn done(&mut self, offset: i64) {
         let at = self.0.partition_point(|(start, _)| *start <= offset);
         if at > 0 && offset < self.0[at - 1].1 {
             return;
@@ -63,12 +63,12 @@ impl Progress {
     }
 
     /// The first offset that is not done.
-    pub fn next(&self) -> i64 {
+    pub(crate) fn next(&self) -> i64 {
         self.0.first().filter(|(start, _)| *start == 0).map_or(0, |(_, end)| *end)
     }
 
     /// Offsets before this hold no record any more.
-    pub fn forget_before(&mut self, low: i64) {
+    pub(crate) fn forget_before(&mut self, low: i64) {
         for offset in [low - 1].into_iter().filter(|offset| *offset >= 0) {
             self.0.retain(|(_, end)| *end > offset + 1);
             let is_joined = self.0.first().is_some_and(|(start, _)| *start <= offset + 1);
@@ -80,7 +80,7 @@ impl Progress {
     }
 
     /// What a commit at [`Progress::next`] says of what is behind it. None: that is too much for a commit.
-    pub fn metadata(&self) -> Option<String> {
+    pub(crate) fn metadata(&self) -> Option<String> {
         let text = self.to_string();
         (text.len() <= MOST).then_some(text)
     }

@@ -42,7 +42,7 @@ stands in the offsets of the group `kafka-envelope-redrive`. Two runs at once ar
 /// Puts letters back to the topic that they came from
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The topic of the dead letters
     topic: String,
     #[command(flatten)]
@@ -61,7 +61,7 @@ pub struct Arguments {
     group: String,
 }
 
-pub fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
+pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
     let Arguments { topic, dry_run, group, .. } = arguments;
     let reader = Reader::new(connection)?;
     let partitions = reader.partitions(topic)?;

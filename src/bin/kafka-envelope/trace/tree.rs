@@ -12,7 +12,7 @@ use crate::output::Output;
 use crate::trace::Place;
 
 /// A message, and those that hang on it: its sources, or what was made of it.
-pub struct Tree {
+pub(crate) struct Tree {
     place: Place,
     key: Option<String>,
     stage: Option<Stage>,
@@ -24,7 +24,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    pub fn new(place: Place, key: Option<String>, history: Option<&History>, is_there: Option<bool>) -> Self {
+    pub(crate) fn new(place: Place, key: Option<String>, history: Option<&History>, is_there: Option<bool>) -> Self {
         Self {
             place,
             key,
@@ -36,7 +36,7 @@ impl Tree {
     }
 
     /// What `made` says was made of a message, of that, and so on.
-    pub fn of_descendants(of: &Ref, made: &HashMap<Place, Vec<Ref>>) -> Self {
+    pub(crate) fn of_descendants(of: &Ref, made: &HashMap<Place, Vec<Ref>>) -> Self {
         Self::with_descendants(of, made, &mut HashSet::new())
     }
 
@@ -53,16 +53,16 @@ impl Tree {
     }
 
     /// The same once more.
-    pub fn again(self) -> Self {
+    pub(crate) fn again(self) -> Self {
         Self { is_again: true, ..self }
     }
 
     /// The messages it was made from, for trees of their own.
-    pub fn sources(&self) -> Vec<Ref> {
+    pub(crate) fn sources(&self) -> Vec<Ref> {
         self.stage.as_ref().map(|stage| stage.refs.clone()).unwrap_or_default()
     }
 
-    pub fn push(&mut self, tree: Self) {
+    pub(crate) fn push(&mut self, tree: Self) {
         self.below.push(tree);
     }
 
@@ -74,7 +74,7 @@ impl Tree {
         Some(at.signed_duration_since(latest).num_milliseconds())
     }
 
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let Self { place, key, stage, is_there, is_again, below } = self;
         json!({
             "topic": place.topic,
@@ -90,7 +90,7 @@ impl Tree {
         })
     }
 
-    pub fn print(&self, output: &Output) -> Result {
+    pub(crate) fn print(&self, output: &Output) -> Result {
         let mut lines = Vec::new();
         self.lines("", "", &mut lines);
         let width = lines.iter().map(|(head, _)| head.chars().count()).max().unwrap_or_default();
