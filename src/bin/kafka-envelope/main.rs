@@ -92,3 +92,15 @@ fn log_to_stderr(verbose: u8) {
     };
     env_logger::Builder::new().filter_level(level).parse_default_env().init();
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -10,8 +10,8 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "TEXT")]
     error: Option<String>,
     /// Letters that came from this topic
-    #[arg(long = "from-topic", value_name = "TOPIC")]
-    topic: Option<String>,
+    #[arg(long, value_name = "TOPIC")]
+    from_topic: Option<String>,
     /// Letters with this key
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
@@ -25,10 +25,12 @@ pub(crate) struct Filter {
 
 impl Filter {
     pub(crate) fn passes(&self, letter: &Letter<'_>) -> bool {
-        let Self { error, topic, key, since, until } = self;
+        let Self { error, from_topic, key, since, until } = self;
         let has = |text: &String| letter.class().contains(text) || letter.message().contains(text);
         error.as_ref().is_none_or(has)
-            && topic.as_ref().is_none_or(|topic| letter.origin.as_ref().is_some_and(|origin| origin.topic == *topic))
+            && from_topic
+                .as_ref()
+                .is_none_or(|topic| letter.origin.as_ref().is_some_and(|origin| origin.topic == *topic))
             && key.as_ref().is_none_or(|key| letter.key == Some(key.as_bytes()))
             && since.is_none_or(|since| letter.at.is_some_and(|at| at >= since))
             && until.is_none_or(|until| letter.at.is_some_and(|at| at < until))

@@ -1,6 +1,7 @@
 //! A tree of messages, for people and for machines.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, FixedOffset, SecondsFormat};
@@ -108,13 +109,14 @@ impl Tree {
         let service = Style::new().fg_color(Some(AnsiColor::Cyan.into()));
         let mut rest = match stage {
             Some(stage) => {
-                let at = stage.at.to_rfc3339_opts(SecondsFormat::Millis, true);
+                let at = stage.at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
                 format!("{service}{}{service:#}  {dim}{at}{dim:#}", stage.service)
             }
             None => format!("{dim}no history{dim:#}"),
         };
         if let Some(latency) = self.latency() {
-            rest += &format!("  +{latency} ms");
+            let sign = if latency < 0 { '-' } else { '+' };
+            rest += &format!("  {sign}{:?}", Duration::from_millis(latency.unsigned_abs()));
         }
         if *is_there == Some(false) {
             rest += &format!("  {dim}gone{dim:#}");
