@@ -58,6 +58,9 @@ impl Output {
                 other => other.to_string(),
             }));
         }
+        table.column_iter_mut().for_each(|column| {
+            column.set_padding((0, 2));
+        });
         let text = table.trim_fmt();
         self.line(&text)
     }
