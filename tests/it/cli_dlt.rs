@@ -1,13 +1,15 @@
 //! `kafka-envelope dlt`: dead letters of a real consumer, counted, shown and put back.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 
 use kafka_envelope::{Batch, Consumer, GiveUp, HandlerError, Message, OnError, Producer};
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedHeaders, Headers as _, OwnedMessage};
 use serde_json::{Value, json};
 
-use super::support::cli::{Ran, cli};
+use super::support::cli::{Ran, cli, command};
 use super::support::{
     TestTopic, committed, consume_all, create_topic_with, delete_topic, produce_raw, shared_broker, unique,
 };
@@ -156,6 +158,33 @@ fn letters_go_back_to_where_they_came_from() {
     assert_eq!(names, ["trace", "kafka_envelope-redrives"]);
     // Nothing is left to do.
     assert_eq!(letters.redrive(&group, &[]).good().stdout, "0 letters put back\n");
+}
+
+/// Killed in the middle, and started again: whoever reads committed records gets each of them once.
+#[test]
+fn a_redrive_that_is_killed_goes_on() {
+    let letters = Letters::new();
+    letters.send(0..1_000);
+    letters.give_up(&unique("group"), 1_000);
+    let group = unique("redrive");
+    for lines in [50, 250] {
+        let mut child =
+            command(&["dlt", "redrive", &letters.dlt, "--group", &group]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+        for _ in 0..lines {
+            output.next().unwrap().unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let text = letters.redrive(&group, &[]).good().stdout;
+    let last: usize = text.lines().last().unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((1..1_000).contains(&last), "{last}");
+    let records = letters.records();
+    assert_eq!(records.len(), 1_000);
+    for (key, all) in records {
+        assert_eq!(all.iter().map(|(.., redrives)| *redrives).collect::<Vec<_>>(), [0, 1], "{key}");
+    }
 }
 
 /// What a filter or a limit leaves a later run puts back, and nothing twice.
