@@ -5,6 +5,8 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use kafka_envelope::low_level::{consumer_config, producer_config};
 use kafka_envelope::{Consumer, ConsumerBuilder, Error, Producer, ProducerBuilder};
 use rdkafka::ClientConfig;
@@ -26,6 +28,9 @@ pub(crate) struct Connection {
     /// The brokers that are asked first: host:port, with commas between
     #[arg(short, long, env = "KAFKA_BOOTSTRAP_SERVERS", global = true, value_name = "HOST:PORT,…")]
     bootstrap_servers: Option<String>,
+    /// Those stand on the command line, and not only in the environment.
+    #[arg(skip)]
+    is_said: bool,
     /// A property of librdkafka, as often as needed
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     config: Vec<Pair>,
@@ -37,8 +42,15 @@ pub(crate) struct Connection {
     connect_timeout: Duration,
 }
 
+/// `KEY=VALUE`.
 #[derive(Clone, Debug)]
-struct Pair(String, String);
+pub(crate) struct Pair(String, String);
+
+impl Pair {
+    pub(crate) fn parts(&self) -> (&str, &str) {
+        (&self.0, &self.1)
+    }
+}
 
 impl FromStr for Pair {
     type Err = String;
@@ -47,6 +59,15 @@ impl FromStr for Pair {
         let (key, value) = text.split_once('=').ok_or("is not KEY=VALUE")?;
         Ok(Self(key.trim().to_owned(), value.to_owned()))
     }
+}
+
+/// The name of a topic, as Kafka allows them.
+pub(crate) fn topic(text: &str) -> Result<String, String> {
+    let is_legal = |char: char| char.is_ascii_alphanumeric() || matches!(char, '.' | '_' | '-');
+    if text.is_empty() || text.len() > 249 || !text.chars().all(is_legal) || matches!(text, "." | "..") {
+        return Err("a topic's name has 1 to 249 letters, digits, `.`, `_` and `-`".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 /// Seconds, whole or not.
@@ -64,12 +85,23 @@ impl Connection {
         self.bootstrap_servers.as_deref().ok_or_else(missing)
     }
 
+    /// As this is known only of the command line's matches.
+    pub(crate) fn find_said(&mut self, matches: &ArgMatches) {
+        self.is_said = matches.value_source("bootstrap_servers") == Some(ValueSource::CommandLine);
+    }
+
+    /// The brokers, where the command line says them. The environment's may be meant for something else.
+    pub(crate) fn said(&self) -> Option<&str> {
+        self.bootstrap_servers.as_deref().filter(|_| self.is_said)
+    }
+
     /// The same elsewhere.
     pub(crate) fn at(&self, brokers: &str) -> Self {
         let Self { config, config_file, connect_timeout, .. } = self;
         let bootstrap_servers = Some(brokers.to_owned());
         Self {
             bootstrap_servers,
+            is_said: true,
             config: config.clone(),
             config_file: config_file.clone(),
             connect_timeout: *connect_timeout,
@@ -119,7 +151,7 @@ impl Connection {
 
     /// A producer with this transactional id. Whoever had it before cannot go on.
     pub(crate) fn transactional(&self, id: &str, timeout: Duration) -> Result<BaseProducer<Refusals>> {
-        let mut config = producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?;
+        let mut config = self.producer_config()?;
         // librdkafka takes the transaction's time.
         config.set("transactional.id", id).remove("delivery.timeout.ms");
         let producer: BaseProducer<_> = config.create_with_context(Refusals::default())?;
@@ -127,11 +159,19 @@ impl Connection {
         Ok(producer)
     }
 
-    pub(crate) fn admin(&self) -> Result<AdminClient<Context>> {
-        self.create(&producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?)
+    /// The properties of a producer.
+    pub(crate) fn producer_config(&self) -> Result<ClientConfig> {
+        Ok(producer_config(self.brokers()?, self.config_file.as_deref(), self.pairs())?)
     }
 
-    fn create<T: rdkafka::config::FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T> {
+    pub(crate) fn admin(&self) -> Result<AdminClient<Context>> {
+        self.create(&self.producer_config()?)
+    }
+
+    pub(crate) fn create<T: rdkafka::config::FromClientConfigAndContext<Context>>(
+        &self,
+        config: &ClientConfig,
+    ) -> Result<T> {
         Ok(config.create_with_context(Context::default())?)
     }
 

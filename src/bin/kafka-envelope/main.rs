@@ -6,6 +6,8 @@ mod dlt;
 mod failure;
 mod gateway;
 mod generate;
+mod interrupt;
+mod json;
 mod lag;
 mod listen;
 mod output;
@@ -18,7 +20,7 @@ mod trace;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::connection::Connection;
@@ -62,7 +64,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Cli { connection, json, verbose, command } = Cli::parse_from(spelling::respelled(std::env::args_os()));
+    let matches = Cli::command().get_matches_from(spelling::respelled(std::env::args_os()));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
+    let Cli { mut connection, json, verbose, command } = cli;
+    connection.find_said(&matches);
     log_to_stderr(verbose);
     let output = Output::new(json);
     let done = match command {
