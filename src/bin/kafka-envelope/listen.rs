@@ -1,13 +1,206 @@
-//! TODO
+//! A data consumer: prints the messages of topics that a gateway lists, and commits each once it is printed.
 
-use crate::connection::Connection;
-use crate::failure::Result;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat};
+use kafka_envelope::Error;
+use rdkafka::Message as _;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::BorrowedMessage;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::connection::{Connection, Context, seconds, topic};
+use crate::failure::{Failure, Result, warn};
+use crate::gateway::{self, Gateway};
+use crate::interrupt::Interrupt;
+use crate::json::compact;
 use crate::output::Output;
 
-/// listen
-#[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {}
+/// A poll takes no longer, so that signals do not wait, and no shorter, so that it does not spin.
+const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
 
-pub(crate) fn run(_: &Arguments, _: &Connection, _: &Output) -> Result {
-    todo!()
+const EXAMPLES: &str = "\
+Examples:
+  kafka-envelope listen livingroom kitchen
+  kafka-envelope listen livingroom -g dashboard -gi dashboard-1 -a http://gateway:50005
+  kafka-envelope --json listen livingroom -r localhost:9092 | jq .message
+
+The gateway says where Kafka is, and which topics there are. With --register, or --bootstrap-servers on the command line, it is
+not asked; KAFKA_BOOTSTRAP_SERVERS does not count here. Each message is a line of JSON, a tombstone is `null`; with --json the
+message's topic, partition, offset, timestamp and key stand beside it. A new group reads from the earliest message on. A message
+that is no JSON is named on standard error and counts as read. SIGINT and SIGTERM end it.";
+
+/// Prints messages as JSON, a line each, until it is interrupted
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// The topics to read
+    #[arg(required = true, value_name = "TOPIC", value_parser = topic)]
+    topics: Vec<String>,
+    /// Where Kafka is, for who has registered before
+    #[arg(short, long, value_name = "HOST:PORT")]
+    register: Option<String>,
+    #[command(flatten)]
+    gateway: Gateway,
+    /// How long one poll waits for a message, in seconds; no more than 0.1 are waited at once
+    #[arg(short, long, value_name = "SECONDS", default_value = "0.1", value_parser = seconds)]
+    timeout: Duration,
+    /// The group that reads; a new one where it is not said
+    #[arg(short, long = "group_id", alias = "group-id", value_name = "GROUP")]
+    group_id: Option<String>,
+    /// A fixed id of this member of the group, also as -gi: it keeps its partitions while it is started again
+    #[arg(long = "group_instance_id", alias = "group-instance-id", value_name = "ID")]
+    group_instance_id: Option<String>,
+}
+
+impl Arguments {
+    /// Where Kafka is, and what is read there. Asks the gateway where nobody has said that.
+    fn kafka(&self, connection: &Connection) -> Result<(Connection, Vec<&str>)> {
+        let topics = self.topics.iter().map(String::as_str);
+        if let Some(kafka) = gateway::without(self.register.as_deref(), connection) {
+            return Ok((kafka, topics.collect()));
+        }
+        let (endpoint, listed) = self.gateway.register_listener(connection.timeout())?;
+        let (known, unknown): (Vec<_>, Vec<_>) = topics.partition(|topic| listed.iter().any(|listed| listed == topic));
+        for topic in unknown {
+            warn(format_args!("the gateway does not list topic `{topic}`"));
+        }
+        if known.is_empty() {
+            return Err(Failure::new("none of the topics is listed by the gateway")
+                .hint("topics are listed once a generator has registered them: `kafka-envelope generate` does"));
+        }
+        Ok((connection.at(&endpoint), known))
+    }
+
+    fn subscribe(&self, kafka: &Connection, topics: &[&str]) -> Result<BaseConsumer<Context>> {
+        let group = self.group_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+        let mut config = kafka.consumer_config(&group)?;
+        if let Some(id) = &self.group_instance_id {
+            config.set("group.instance.id", id);
+        }
+        let consumer: BaseConsumer<Context> = kafka.create(&config)?;
+        let metadata = kafka.answered(consumer.fetch_metadata(None, kafka.timeout()), consumer.context())?;
+        for topic in topics {
+            if !metadata.topics().iter().any(|known| known.name() == *topic) {
+                warn(format_args!("Kafka shows no topic `{topic}`: it is read once there is one"));
+            }
+        }
+        consumer.subscribe(topics)?;
+        Ok(consumer)
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
+    let interrupt = Interrupt::new()?;
+    let (kafka, topics) = arguments.kafka(connection)?;
+    let consumer = arguments.subscribe(&kafka, &topics)?;
+    let [shortest, longest] = POLL;
+    let wait = arguments.timeout.clamp(shortest, longest);
+    let mut unreadable = 0;
+    while !interrupt.has_come() {
+        let record = match consumer.poll(wait) {
+            None => continue,
+            Some(Ok(record)) => record,
+            Some(Err(error)) => {
+                passing(error)?;
+                continue;
+            }
+        };
+        if let Err(why) = print(&record, output)? {
+            unreadable += 1;
+            warn(format_args!("{} is no JSON: {why}", place(&record)));
+        }
+        commit(&consumer, &record)?;
+    }
+    match unreadable {
+        0 => Ok(()),
+        1 => Err(Failure::Incomplete("1 message was no JSON".to_owned())),
+        _ => Err(Failure::Incomplete(format!("{unreadable} messages were no JSON"))),
+    }
+}
+
+fn place(record: &BorrowedMessage<'_>) -> String {
+    format!("{}:{}:{}", record.topic(), record.partition(), record.offset())
+}
+
+/// Only what goes by itself: brokers that are away, topics that are not there yet.
+fn passing(error: KafkaError) -> Result {
+    let code = error.rdkafka_error_code();
+    let error = Error::from(error);
+    if error.is_retriable() || matches!(code, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic)) {
+        log::warn!("{error}");
+        return Ok(());
+    }
+    let failure = Failure::from(error);
+    Err(match code {
+        Some(Code::FencedInstanceId | Code::Fatal) => {
+            failure.hint("does another member of the group have the same --group_instance_id?")
+        }
+        _ => failure,
+    })
+}
+
+/// A message with its place.
+#[derive(Serialize)]
+struct Printed<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    timestamp: Option<String>,
+    key: Option<String>,
+    message: &'a RawValue,
+}
+
+/// Writes a message out. Or why it cannot be read.
+fn print(record: &BorrowedMessage<'_>, output: &Output) -> Result<Result<(), serde_json::Error>> {
+    let text = match record.payload().map(serde_json::from_slice::<&RawValue>) {
+        None => "null".to_owned(),
+        Some(Ok(json)) => compact(json.get()),
+        Some(Err(error)) => return Ok(Err(error)),
+    };
+    if output.json {
+        let millis = record.timestamp().to_millis();
+        let message = match RawValue::from_string(text) {
+            Ok(message) => message,
+            Err(error) => return Ok(Err(error)),
+        };
+        output.value(&Printed {
+            topic: record.topic(),
+            partition: record.partition(),
+            offset: record.offset(),
+            timestamp: millis
+                .and_then(DateTime::from_timestamp_millis)
+                .map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            key: record.key().map(|key| String::from_utf8_lossy(key).into_owned()),
+            message: &message,
+        })?;
+    } else {
+        output.bytes(text.as_bytes())?;
+        output.bytes(b"\n")?;
+    }
+    output.flush()?;
+    Ok(Ok(()))
+}
+
+/// A commit that fails is said, and costs no more than that the message may come again.
+fn commit(consumer: &BaseConsumer<Context>, record: &BorrowedMessage<'_>) -> Result {
+    let Err(error) = consumer.commit_message(record, CommitMode::Sync) else { return Ok(()) };
+    let is_lasting = |code| {
+        matches!(
+            code,
+            Code::FencedInstanceId
+                | Code::Fatal
+                | Code::GroupAuthorizationFailed
+                | Code::TopicAuthorizationFailed
+                | Code::OffsetMetadataTooLarge
+        )
+    };
+    if error.rdkafka_error_code().is_some_and(is_lasting) {
+        return passing(error);
+    }
+    warn(format_args!("{} is not committed and may come again: {error}", place(record)));
+    Ok(())
 }
