@@ -25,6 +25,12 @@ mod broker;
 #[cfg(feature = "cli")]
 mod cli_dlt;
 #[cfg(feature = "cli")]
+mod cli_generate;
+#[cfg(feature = "cli")]
+mod cli_listen;
+#[cfg(feature = "cli")]
+mod cli_topics;
+#[cfg(feature = "cli")]
 mod cli_trace;
 mod commit;
 mod commit_errors;

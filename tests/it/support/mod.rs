@@ -14,12 +14,16 @@ pub(crate) mod envelopes;
 pub(crate) mod eventually;
 #[cfg(feature = "export")]
 pub(crate) mod exports;
+#[cfg(feature = "cli")]
+pub(crate) mod gateway;
 pub(crate) mod kafka;
 pub(crate) mod leash;
 pub(crate) mod logs;
 pub(crate) mod names;
 #[cfg(all(feature = "redis", any(feature = "app", feature = "stream")))]
 pub(crate) mod redis;
+#[cfg(feature = "cli")]
+pub(crate) mod running;
 #[cfg(feature = "stream")]
 pub(crate) mod stream;
 pub(crate) mod worker;
