@@ -116,8 +116,13 @@ impl Connection {
         self.config.iter().map(|Pair(key, value)| (key.clone(), value.clone()))
     }
 
-    pub(crate) fn producer(&self) -> Result<ProducerBuilder> {
-        let builder = Producer::builder(SERVICE, self.brokers()?).config(self.pairs());
+    pub fn producer(&self) -> Result<ProducerBuilder> {
+        self.producer_of(SERVICE)
+    }
+
+    /// A producer whose messages this service made.
+    pub fn producer_of(&self, service: &str) -> Result<ProducerBuilder> {
+        let builder = Producer::builder(service, self.brokers()?).config(self.pairs());
         Ok(match &self.config_file {
             Some(file) => builder.config_file(file),
             None => builder,
@@ -132,10 +137,12 @@ impl Connection {
         })
     }
 
-    /// A consumer that reads partitions which it is given, and is a member of no group. It tells where they end.
-    pub(crate) fn reader(&self) -> Result<BaseConsumer<Context>> {
-        let mut config = self.consumer_config(SERVICE)?;
-        config.set("enable.partition.eof", "true");
+    /// A consumer that reads partitions which it is given, and is no member of the group: that is only asked about. It
+    /// tells where partitions end.
+    pub fn reader(&self, group: &str) -> Result<BaseConsumer<Context>> {
+        let mut config = self.consumer_config(group)?;
+        // Where it is to start it is told; an offset that is gone must not lead elsewhere.
+        config.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
         self.create(&config)
     }
 

@@ -31,6 +31,14 @@ impl Failure {
         }
     }
 
+    /// The same, with what it is about before it.
+    pub fn about(self, subject: impl Display) -> Self {
+        match self {
+            Self::Error { what, hint } => Self::Error { what: format!("{subject}: {what}"), hint },
+            other => other,
+        }
+    }
+
     /// Says it, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
         match self {

@@ -9,7 +9,7 @@ use signal_hook::flag;
 use crate::failure::{Failure, Result};
 
 /// Whether a signal has come since this was made. The first one is only noted; a second one ends the process at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {

@@ -10,6 +10,7 @@ mod interrupt;
 mod json;
 mod lag;
 mod listen;
+mod logging;
 mod output;
 mod produce;
 mod reader;
@@ -21,7 +22,6 @@ mod trace;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use log::LevelFilter;
 
 use crate::connection::Connection;
 use crate::output::Output;
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
     let Cli { mut connection, json, verbose, command } = cli;
     connection.find_said(&matches);
-    log_to_stderr(verbose);
+    logging::to_stderr(verbose);
     let output = Output::new(json);
     let done = match command {
         Command::Generate(arguments) => generate::run(&arguments, &connection, &output),
@@ -86,16 +86,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
-}
-
-/// What the clients say; `RUST_LOG` stands above it.
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => LevelFilter::Off,
-        1 => LevelFilter::Warn,
-        _ => LevelFilter::Debug,
-    };
-    env_logger::Builder::new().filter_level(level).parse_default_env().init();
 }
 
 #[cfg(test)]
