@@ -116,12 +116,12 @@ impl Connection {
         self.config.iter().map(|Pair(key, value)| (key.clone(), value.clone()))
     }
 
-    pub fn producer(&self) -> Result<ProducerBuilder> {
+    pub(crate) fn producer(&self) -> Result<ProducerBuilder> {
         self.producer_of(SERVICE)
     }
 
     /// A producer whose messages this service made.
-    pub fn producer_of(&self, service: &str) -> Result<ProducerBuilder> {
+    pub(crate) fn producer_of(&self, service: &str) -> Result<ProducerBuilder> {
         let builder = Producer::builder(service, self.brokers()?).config(self.pairs());
         Ok(match &self.config_file {
             Some(file) => builder.config_file(file),
@@ -139,7 +139,7 @@ impl Connection {
 
     /// A consumer that reads partitions which it is given, and is no member of the group: that is only asked about. It
     /// tells where partitions end.
-    pub fn reader(&self, group: &str) -> Result<BaseConsumer<Context>> {
+    pub(crate) fn reader(&self, group: &str) -> Result<BaseConsumer<Context>> {
         let mut config = self.consumer_config(group)?;
         // Where it is to start it is told; an offset that is gone must not lead elsewhere.
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "error");

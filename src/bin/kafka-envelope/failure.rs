@@ -32,7 +32,7 @@ impl Failure {
     }
 
     /// The same, with what it is about before it.
-    pub fn about(self, subject: impl Display) -> Self {
+    pub(crate) fn about(self, subject: impl Display) -> Self {
         match self {
             Self::Error { what, hint } => Self::Error { what: format!("{subject}: {what}"), hint },
             other => other,

@@ -1,5 +1,7 @@
 //! What the clients and this crate log, on standard error.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::failure;
@@ -7,8 +9,15 @@ use crate::failure;
 /// Who names the records that a consumer skips.
 const SKIPPED: &str = "kafka_envelope::consumer::dead_letters";
 
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// How many records consumers have skipped.
+pub(crate) fn skipped() -> u64 {
+    COUNT.load(Ordering::Relaxed)
+}
+
 /// `RUST_LOG` stands above what `-v` says. Records that a consumer skips are named in any case.
-pub fn to_stderr(verbose: u8) {
+pub(crate) fn to_stderr(verbose: u8) {
     let level = match verbose {
         0 => LevelFilter::Off,
         1 => LevelFilter::Warn,
@@ -34,6 +43,7 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if names_a_skipped(record.metadata()) {
+            COUNT.fetch_add(1, Ordering::Relaxed);
             failure::warn(record.args());
         } else {
             self.0.log(record);

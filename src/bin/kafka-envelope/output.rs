@@ -71,12 +71,12 @@ impl Output {
     }
 
     /// A bar on standard error, where that is a terminal and standard output is not. None: it is not known of how many.
-    pub fn progress(&self, of: Option<u64>) -> ProgressBar {
+    pub(crate) fn progress(&self, of: Option<u64>) -> ProgressBar {
         if io::stdout().is_terminal() { ProgressBar::hidden() } else { self.bar(of) }
     }
 
     /// The same where nothing is written to standard output meanwhile.
-    pub fn bar(&self, of: Option<u64>) -> ProgressBar {
+    pub(crate) fn bar(&self, of: Option<u64>) -> ProgressBar {
         if !io::stderr().is_terminal() {
             return ProgressBar::hidden();
         }

@@ -42,7 +42,7 @@ Examples:
 /// Sends envelopes made of JSON lines from standard input
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = HELP)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Where they go
     topic: String,
     /// The service that made them, for their history
@@ -56,7 +56,7 @@ pub struct Arguments {
     deliveries: bool,
 }
 
-pub fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
+pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
     let producer = connection.producer_of(&arguments.service)?.build()?;
     // A name misspelled should not make a topic, and brokers that do not answer be known at once.
     Reader::new(connection)?.partitions(&arguments.topic)?;
@@ -142,8 +142,8 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     fn take_all(&mut self, interrupt: &Interrupt) -> Result {
-        let pieces = lines::of_stdin()
-            .map_err(|error| Failure::new(format_args!("standard input cannot be read: {error}")))?;
+        let pieces =
+            lines::of_stdin().map_err(|error| Failure::new(format_args!("standard input cannot be read: {error}")))?;
         let mut last = 0;
         loop {
             if interrupt.has_come() {

@@ -1,8 +1,8 @@
 //! Partitions read from a place on, outside of any group.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_envelope::Error;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use crate::connection::{Connection, Context};
+use crate::connection::{Connection, Context, SERVICE};
 use crate::failure::{Failure, Result};
 
 /// How long nothing comes until what was written goes out.
@@ -38,10 +38,19 @@ pub(crate) struct Position {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(connection: &'a Connection) -> Result<Self> {
-        Ok(Self { connection, consumer: connection.reader()? })
+        Self::of_group(connection, SERVICE)
     }
 
-    fn answered<T>(&self, answer: Result<T, KafkaError>) -> Result<T> {
+    /// One that can be asked what this group has committed.
+    pub(crate) fn of_group(connection: &'a Connection, group: &str) -> Result<Self> {
+        Ok(Self { connection, consumer: connection.reader(group)? })
+    }
+
+    pub(crate) fn consumer(&self) -> &BaseConsumer<Context> {
+        &self.consumer
+    }
+
+    pub(crate) fn answered<T>(&self, answer: Result<T, KafkaError>) -> Result<T> {
         self.connection.answered(answer, self.consumer.context())
     }
 
@@ -86,6 +95,58 @@ impl<'a> Reader<'a> {
         partitions.iter().map(|partition| position(*partition)).collect()
     }
 
+    /// Of each partition the next offset that the group committed, where it did.
+    pub(crate) fn committed(&self, topic: &str, partitions: &[i32]) -> Result<Vec<Option<i64>>> {
+        let mut asked = TopicPartitionList::new();
+        for partition in partitions {
+            asked.add_partition(topic, *partition);
+        }
+        let found = self.answered(self.consumer.committed_offsets(asked, self.connection.timeout()))?;
+        let committed = |partition: &i32| match found.find_partition(topic, *partition).map(|element| element.offset())
+        {
+            Some(Offset::Offset(offset)) => Some(offset),
+            _ => None,
+        };
+        Ok(partitions.iter().map(committed).collect())
+    }
+
+    /// The time of the first record from each of these places on, in milliseconds since 1970; none where it has none, or
+    /// where no record comes up to the end.
+    pub(crate) fn first_times(&self, topic: &str, from: &[Position]) -> Result<Vec<(i32, Option<i64>)>> {
+        let mut times = Vec::new();
+        let mut left: HashSet<i32> = from.iter().map(|position| position.partition).collect();
+        let mut assignment = TopicPartitionList::new();
+        for Position { partition, offset } in from {
+            assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+        }
+        self.consumer.assign(&assignment)?;
+        let start = Instant::now();
+        while !left.is_empty() {
+            match self.consumer.poll(QUIET) {
+                Some(Ok(record)) => {
+                    let partition = record.partition();
+                    if left.remove(&partition) {
+                        times.push((partition, record.timestamp().to_millis()));
+                        let mut enough = TopicPartitionList::new();
+                        enough.add_partition(topic, partition);
+                        self.consumer.pause(&enough)?;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => drop(left.remove(&partition)),
+                Some(Err(error)) => match Error::from(error) {
+                    error if error.is_retriable() => log::warn!("{error}"),
+                    error => return Err(error.into()),
+                },
+                None if start.elapsed() > self.connection.timeout() => {
+                    return Err(self.connection.unreachable(self.consumer.context()));
+                }
+                None => {}
+            }
+        }
+        self.consumer.unassign()?;
+        Ok(times)
+    }
+
     /// Hands over a topic's records from these places on, in each partition's order, until `each` breaks off. Unless this is
     /// to `follow`, up to where the partitions end now. `quiet` is called whenever nothing comes for a moment.
     pub(crate) fn scan(
@@ -93,53 +154,108 @@ impl<'a> Reader<'a> {
         topic: &str,
         from: &[Position],
         follow: bool,
-        mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
+        each: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
         mut quiet: impl FnMut() -> Result,
     ) -> Result {
+        self.read(topic, from, follow, each, || quiet().map(ControlFlow::Continue))
+    }
+
+    /// The same, where `quiet` may break off, too. It is called as soon as nothing is there.
+    pub(crate) fn read(
+        &self,
+        topic: &str,
+        from: &[Position],
+        follow: bool,
+        mut each: impl FnMut(&BorrowedMessage<'_>) -> Result<ControlFlow<()>>,
+        mut quiet: impl FnMut() -> Result<ControlFlow<()>>,
+    ) -> Result {
         let mut assignment = TopicPartitionList::new();
-        // Partitions of which something is still to come, and where they end.
-        let mut open: HashMap<i32, i64> = HashMap::new();
+        let mut open = Open::default();
         for Position { partition, offset } in from {
             let Ends { low, high } = self.ends(topic, *partition)?;
             if follow || *offset.max(&low) < high {
-                open.insert(*partition, high);
+                open.add(*partition, if follow { i64::MAX } else { high });
                 assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
             }
         }
         self.consumer.assign(&assignment)?;
-        while !open.is_empty() {
-            let record = match self.consumer.poll(QUIET) {
+        // Since when brokers are in trouble and nothing comes.
+        let mut silent: Option<Instant> = None;
+        while open.left > 0 {
+            let polled = match self.consumer.poll(Duration::ZERO) {
+                None if quiet()?.is_break() => break,
+                None => self.consumer.poll(QUIET),
+                some => some,
+            };
+            let record = match polled {
                 None => {
-                    quiet()?;
+                    if !follow && silent.is_some_and(|since| since.elapsed() > self.connection.timeout()) {
+                        return Err(self.connection.unreachable(self.consumer.context()));
+                    }
                     continue;
                 }
                 Some(Ok(record)) => record,
                 // It tells no topic, so there is but one.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     if !follow {
-                        open.remove(&partition);
+                        open.close(partition);
                     }
                     continue;
                 }
                 Some(Err(error)) => match Error::from(error) {
                     error if error.is_retriable() => {
                         log::warn!("{error}");
+                        silent.get_or_insert_with(Instant::now);
                         continue;
                     }
                     error => return Err(error.into()),
                 },
             };
+            silent = None;
             let (partition, offset) = (record.partition(), record.offset());
+            let end = open.end(partition);
             // What came since then is left, unless it is followed.
-            let is_in = follow || open.get(&partition).is_some_and(|high| offset < *high);
-            if is_in && each(&record)?.is_break() {
+            if offset < end && each(&record)?.is_break() {
                 break;
             }
-            if !follow && open.get(&partition).is_some_and(|high| offset + 1 >= *high) {
-                open.remove(&partition);
+            if offset >= end - 1 {
+                open.close(partition);
             }
         }
         self.consumer.unassign()?;
         Ok(())
+    }
+}
+
+/// Partitions of which something is still to come, and where they end.
+#[derive(Default)]
+struct Open {
+    /// By partition.
+    ends: Vec<i64>,
+    left: usize,
+}
+
+impl Open {
+    /// Nothing of it is wanted.
+    const CLOSED: i64 = i64::MIN + 1;
+
+    fn end(&self, partition: i32) -> i64 {
+        usize::try_from(partition).ok().and_then(|index| self.ends.get(index)).copied().unwrap_or(Self::CLOSED)
+    }
+
+    fn add(&mut self, partition: i32, end: i64) {
+        let Ok(index) = usize::try_from(partition) else { return };
+        if self.ends.len() <= index {
+            self.ends.resize(index + 1, Self::CLOSED);
+        }
+        self.left += usize::from(self.ends[index] == Self::CLOSED);
+        self.ends[index] = end;
+    }
+
+    fn close(&mut self, partition: i32) {
+        if self.end(partition) != Self::CLOSED {
+            self.left -= 1;
+            self.ends[partition as usize] = Self::CLOSED;
+        }
     }
 }

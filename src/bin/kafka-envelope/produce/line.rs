@@ -9,13 +9,13 @@ use serde_json::value::RawValue;
 
 /// Why a line cannot be sent, and the column where, from 1 on. 0: the line as a whole.
 #[derive(Debug, PartialEq)]
-pub struct Refused {
-    pub column: usize,
-    pub reason: String,
+pub(crate) struct Refused {
+    pub(crate) column: usize,
+    pub(crate) reason: String,
 }
 
 impl Refused {
-    pub fn whole(reason: impl fmt::Display) -> Self {
+    pub(crate) fn whole(reason: impl fmt::Display) -> Self {
         Self { column: 0, reason: reason.to_string() }
     }
 }
@@ -37,11 +37,9 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Str
 }
 
 /// The message of a line. Without an `id` it has a fresh one, with null none.
-pub fn message(line: &[u8]) -> Result<Message<&RawValue>, Refused> {
-    let text = std::str::from_utf8(line).map_err(|error| Refused {
-        column: error.valid_up_to() + 1,
-        reason: "is not UTF-8".to_owned(),
-    })?;
+pub(crate) fn message(line: &[u8]) -> Result<Message<&RawValue>, Refused> {
+    let text = std::str::from_utf8(line)
+        .map_err(|error| Refused { column: error.valid_up_to() + 1, reason: "is not UTF-8".to_owned() })?;
     let Fields { id, payload, refs, headers } = serde_json::from_str(text).map_err(|error| refused(&error))?;
     check_surrogates(payload)?;
     let mut message = Message::new(payload);

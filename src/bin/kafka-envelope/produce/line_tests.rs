@@ -33,7 +33,9 @@ fn what_is_wrong_is_said_without_what_stood_there() {
     assert_eq!(reason("nonsense"), "2: expected ident");
     assert_eq!(reason(r#""secret""#), "8: invalid type: string, expected an object with `payload`");
     assert_eq!(reason(r#"{"payload":1,"headers":"secret"}"#), "31: invalid type: string, expected an object of texts");
-    assert!(reason(r#"{"payload":1,"headers":{"a":5}}"#).ends_with("integer, expected a header's text, or a list of them"));
+    assert!(
+        reason(r#"{"payload":1,"headers":{"a":5}}"#).ends_with("integer, expected a header's text, or a list of them")
+    );
     assert!(reason(r#"{"id":5,"payload":1}"#).ends_with("invalid type: integer, expected a string"));
     assert!(reason(r#"{"payload":1,"more":2}"#).starts_with("19: unknown field `more`, expected one of"));
     assert!(reason(r#"{"payload":1,"payload":2}"#).ends_with("duplicate field `payload`"));

@@ -15,7 +15,7 @@ const AHEAD: usize = 4;
 
 /// Some of the input.
 #[derive(Debug)]
-pub enum Piece {
+pub(crate) enum Piece {
     /// Whole lines. The number of the first, from 1 on.
     Lines { first: u64, bytes: Vec<u8> },
     /// The line of this number is too long to be kept.
@@ -24,7 +24,7 @@ pub enum Piece {
     Broken { line: u64, error: io::Error },
 }
 
-pub fn of_stdin() -> io::Result<Receiver<Piece>> {
+pub(crate) fn of_stdin() -> io::Result<Receiver<Piece>> {
     let (sender, pieces) = sync_channel(AHEAD);
     let read = move || read(io::stdin().lock(), READ, LONGEST, &sender);
     thread::Builder::new().name("standard input".into()).spawn(read)?;
