@@ -24,6 +24,7 @@ use crate::failure::{Failure, Result};
 pub(crate) const SERVICE: &str = "kafka-envelope";
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = crate::GLOBAL)]
 pub(crate) struct Connection {
     /// The brokers that are asked first: host:port, with commas between
     #[arg(short, long, env = "KAFKA_BOOTSTRAP_SERVERS", global = true, value_name = "HOST:PORT,…")]
@@ -209,6 +210,14 @@ impl Context {
     fn trouble(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// How long a client may take to say what troubles it.
+pub(crate) const HEARING: Duration = Duration::from_millis(20);
+
+/// After an error: what a client says of itself, it says while it is polled.
+pub(crate) fn hear(consumer: &BaseConsumer<Context>) {
+    while let Some(Err(_)) = consumer.poll(HEARING) {}
 }
 
 impl ClientContext for Context {

@@ -26,6 +26,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::connection::Connection;
 use crate::output::Output;
 
+/// Of options that every subcommand has.
+const GLOBAL: &str = "Global options";
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -40,10 +43,10 @@ struct Cli {
     #[command(flatten)]
     connection: Connection,
     /// Writes JSON lines instead of tables
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
     /// Logs warnings to standard error; twice: also what the client does
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, help_heading = GLOBAL)]
     verbose: u8,
     #[command(subcommand)]
     command: Command,

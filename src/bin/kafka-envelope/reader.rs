@@ -8,9 +8,10 @@ use kafka_envelope::Error;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::metadata::Metadata;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
-use crate::connection::{Connection, Context, SERVICE};
+use crate::connection::{Connection, Context, SERVICE, hear};
 use crate::failure::{Failure, Result};
 
 /// How long nothing comes until what was written goes out.
@@ -51,12 +52,20 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn answered<T>(&self, answer: Result<T, KafkaError>) -> Result<T> {
+        if answer.is_err() {
+            hear(&self.consumer);
+        }
         self.connection.answered(answer, self.consumer.context())
+    }
+
+    /// What the brokers say of a topic, or of all.
+    pub(crate) fn metadata(&self, topic: Option<&str>) -> Result<Metadata> {
+        self.answered(self.consumer.fetch_metadata(topic, self.connection.timeout()))
     }
 
     /// The numbers of a topic's partitions.
     pub(crate) fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
-        let metadata = self.answered(self.consumer.fetch_metadata(Some(topic), self.connection.timeout()))?;
+        let metadata = self.metadata(Some(topic))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let error = found.and_then(|found| found.error()).map(Code::from);
         match (found, error) {

@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
-use crate::connection::{Connection, Context};
+use crate::connection::{Connection, Context, HEARING};
 use crate::failure::Result;
 
 /// A topic that is not found is looked for so long at most, in milliseconds: librdkafka's limit.
@@ -43,8 +43,10 @@ impl Sender {
         let producer: BaseProducer<Reports> = config.create_with_context(Reports::default())?;
         let client: &Client<Reports> = producer.client();
         let answer = client.fetch_metadata(None, connection.timeout()).map(drop);
-        // What the client says of itself, it says while it is polled.
-        producer.poll(Duration::ZERO);
+        if answer.is_err() {
+            // What the client says of itself, it says while it is polled.
+            producer.poll(HEARING);
+        }
         connection.answered(answer, &producer.context().client)?;
         Ok(Self { producer, outstanding: 0 })
     }
