@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::connection::{Connection, Context, seconds, topic};
+use crate::connection::{Connection, Context, hear, seconds, topic};
 use crate::failure::{Failure, Result, warn};
 use crate::gateway::{self, Gateway};
 use crate::interrupt::Interrupt;
@@ -28,9 +28,9 @@ Examples:
   kafka-envelope listen livingroom -g dashboard -gi dashboard-1 -a http://gateway:50005
   kafka-envelope --json listen livingroom -r localhost:9092 | jq .message
 
-The gateway says where Kafka is, and which topics there are. With --register, or --bootstrap-servers on the command line, it is
-not asked; KAFKA_BOOTSTRAP_SERVERS does not count here. Each message is a line of JSON, a tombstone is `null`; with --json the
-message's topic, partition, offset, timestamp and key stand beside it. A new group reads from the earliest message on. A message
+The gateway says where Kafka is, and which topics there are. With --register, or --bootstrap-servers on the command line, it \
+is not asked; KAFKA_BOOTSTRAP_SERVERS does not count here. Each message is a line of JSON, a tombstone is `null`; with --json \
+its topic, partition, offset, timestamp and key stand beside it. A new group reads from the earliest message on. A message \
 that is no JSON is named on standard error and counts as read. SIGINT and SIGTERM end it.";
 
 /// Prints messages as JSON, a line each, until it is interrupted
@@ -82,7 +82,11 @@ impl Arguments {
             config.set("group.instance.id", id);
         }
         let consumer: BaseConsumer<Context> = kafka.create(&config)?;
-        let metadata = kafka.answered(consumer.fetch_metadata(None, kafka.timeout()), consumer.context())?;
+        let metadata = consumer.fetch_metadata(None, kafka.timeout());
+        if metadata.is_err() {
+            hear(&consumer);
+        }
+        let metadata = kafka.answered(metadata, consumer.context())?;
         for topic in topics {
             if !metadata.topics().iter().any(|known| known.name() == *topic) {
                 warn(format_args!("Kafka shows no topic `{topic}`: it is read once there is one"));
@@ -100,20 +104,31 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     let [shortest, longest] = POLL;
     let wait = arguments.timeout.clamp(shortest, longest);
     let mut unreadable = 0;
+    let mut uncommitted = None;
     while !interrupt.has_come() {
-        let record = match consumer.poll(wait) {
-            None => continue,
-            Some(Ok(record)) => record,
+        match consumer.poll(wait) {
+            None if uncommitted.is_none() => continue,
+            None => {}
+            Some(Ok(record)) => {
+                if let Err(why) = print(&record, output)? {
+                    unreadable += 1;
+                    warn(format_args!("{} is no JSON: {why}", place(&record)));
+                }
+                if let Err(error) = consumer.store_offset_from_message(&record) {
+                    warn(format_args!("{} is not committed and may come again: {error}", place(&record)));
+                }
+            }
             Some(Err(error)) => {
                 passing(error)?;
                 continue;
             }
-        };
-        if let Err(why) = print(&record, output)? {
-            unreadable += 1;
-            warn(format_args!("{} is no JSON: {why}", place(&record)));
         }
-        commit(&consumer, &record)?;
+        uncommitted = commit(&consumer)?;
+    }
+    if uncommitted.is_some() {
+        if let Some(error) = commit(&consumer)? {
+            warn(format_args!("what was printed last is not committed and may come again: {error}"));
+        }
     }
     match unreadable {
         0 => Ok(()),
@@ -185,22 +200,23 @@ fn print(record: &BorrowedMessage<'_>, output: &Output) -> Result<Result<(), ser
     Ok(Ok(()))
 }
 
-/// A commit that fails is said, and costs no more than that the message may come again.
-fn commit(consumer: &BaseConsumer<Context>, record: &BorrowedMessage<'_>) -> Result {
-    let Err(error) = consumer.commit_message(record, CommitMode::Sync) else { return Ok(()) };
-    let is_lasting = |code| {
-        matches!(
-            code,
+/// Commits what was printed, of the partitions that are still this member's. Or why that has to be tried again: the group
+/// is just sharing them out, for one.
+fn commit(consumer: &BaseConsumer<Context>) -> Result<Option<KafkaError>> {
+    let Err(error) = consumer.commit_consumer_state(CommitMode::Sync) else { return Ok(None) };
+    match error.rdkafka_error_code() {
+        // There is nothing more.
+        Some(Code::NoOffset) => Ok(None),
+        Some(
             Code::FencedInstanceId
-                | Code::Fatal
-                | Code::GroupAuthorizationFailed
-                | Code::TopicAuthorizationFailed
-                | Code::OffsetMetadataTooLarge
-        )
-    };
-    if error.rdkafka_error_code().is_some_and(is_lasting) {
-        return passing(error);
+            | Code::Fatal
+            | Code::GroupAuthorizationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::OffsetMetadataTooLarge,
+        ) => passing(error).map(|()| None),
+        _ => {
+            log::warn!("{error}");
+            Ok(Some(error))
+        }
     }
-    warn(format_args!("{} is not committed and may come again: {error}", place(record)));
-    Ok(())
 }
