@@ -187,7 +187,7 @@ fn errors_say_what_and_what_to_do() {
     ran.bad(1, &["answers 500", "/register/dc: ConnectionError", "hint: "]);
     cli(&["listen", "a", "-a", "http://127.0.0.1:9"]).bad(1, &["the gateway does not answer", "hint: "]);
     let ran = cli(&["listen", "a", "-r", "127.0.0.1:9", "--connect-timeout", "1"]);
-    ran.bad(1, &["127.0.0.1:9", "hint: is the address right"]);
+    ran.bad(1, &["127.0.0.1:9", "Connection refused", "hint: is the address right"]);
     for wrong in [&["listen"][..], &["listen", "a", "-t", "x"], &["listen", "^a.*"], &["listen", "a", "-g", "", "-q"]] {
         cli(wrong).bad(2, &["error: "]);
     }

@@ -27,9 +27,9 @@ Examples:
   kafka-envelope generate -n 10 -t 0.5 -tps livingroom kitchen -a http://gateway:50005
   kafka-envelope generate -n 1000 --rate 100 -r localhost:9092 -tp livingroom
 
-Registers the topics with the gateway, which says where Kafka is. With --registered, or --bootstrap-servers on the command line,
-it does not; KAFKA_BOOTSTRAP_SERVERS does not count here. Each message that Kafka has acknowledged is a line:
-topic:partition:offset. SIGINT and SIGTERM end it once what was sent is acknowledged.";
+Registers the topics with the gateway, which says where Kafka is. With --registered, or --bootstrap-servers on \
+the command line, it does not; KAFKA_BOOTSTRAP_SERVERS does not count here. Each message that Kafka has acknowledged is a \
+line: topic:partition:offset. SIGINT and SIGTERM end it once what was sent is acknowledged.";
 
 /// Sends packets of given or random data, and registers with the gateway before
 #[derive(Debug, clap::Args)]
@@ -67,7 +67,7 @@ pub(crate) struct Arguments {
     /// The time between two messages, in seconds
     #[arg(short, long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
     timeout: Duration,
-    /// How many messages are sent in a second
+    /// How many messages are sent in a second, instead of --timeout
     #[arg(long, value_name = "MESSAGES", conflicts_with = "timeout", value_parser = rate)]
     rate: Option<f64>,
     /// Sends each packet as the item of an envelope, made by --generator_id

@@ -11,7 +11,7 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigEntry, ConfigSource, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use serde::Serialize;
 use serde_json::json;
 
@@ -22,7 +22,7 @@ use crate::reader::{Ends, Reader};
 
 const EXAMPLES: &str = "\
 Examples:
-  kafka-envelope topics create orders --partitions 6 --replication-factor 3 --topic-config retention.ms=86400000
+  kafka-envelope topics create orders --partitions 6 --replication-factor 3
   kafka-envelope topics list
   kafka-envelope --json topics describe orders";
 
@@ -80,8 +80,8 @@ const DESCRIBE: &str = "\
 Example:
   kafka-envelope topics describe orders
 
-A partition's latest offset is that of the next record. Properties are shown where they are not the default, with who has set
-them: topic, broker (of all brokers or one), file (a broker's own).";
+A partition's latest offset is that of the next record. Properties are shown where they are not the default, with who has \
+set them: topic, broker (for one broker or all of them), or file (a broker's own).";
 
 /// Shows a topic's partitions, and what is set for it
 #[derive(Debug, clap::Args)]
@@ -95,10 +95,12 @@ struct Describe {
 pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
     connection.brokers()?;
     let client = connection.admin().map_err(|failure| match &arguments.command {
-        Command::Create(_) => failure.hint("`--config` is for librdkafka; a topic's properties go into `--topic-config`"),
+        Command::Create(_) => {
+            failure.hint("`--config` is for librdkafka; a topic's properties go into `--topic-config`")
+        }
         _ => failure,
     })?;
-    let admin = Admin { client, connection };
+    let admin = Admin { client, reader: Reader::new(connection)?, connection };
     match &arguments.command {
         Command::Create(create) => admin.create(create, output),
         Command::List(list) => admin.list(list, output),
@@ -109,6 +111,7 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
 struct Admin<'a> {
     connection: &'a Connection,
     client: AdminClient<Context>,
+    reader: Reader<'a>,
 }
 
 /// What is shown of a partition.
@@ -143,10 +146,6 @@ impl Admin<'_> {
         AdminOptions::new().request_timeout(Some(timeout)).operation_timeout(Some(timeout))
     }
 
-    fn metadata(&self, topic: Option<&str>) -> Result<Metadata> {
-        self.answered(self.client.inner().fetch_metadata(topic, self.connection.timeout()))
-    }
-
     fn create(&self, create: &Create, output: &Output) -> Result {
         let Create { name, partitions, replication_factor, topic_config } = create;
         let replication = TopicReplication::Fixed(replication_factor.unwrap_or(-1));
@@ -155,7 +154,7 @@ impl Admin<'_> {
             topic = topic.set(key, value);
         }
         // One that cannot be reached says so sooner, and why.
-        self.metadata(None)?;
+        self.reader.metadata(None)?;
         let created = self.answered(wait(self.client.create_topics([&topic], &self.options())))?;
         for created in created {
             created.map_err(|(name, code)| refused(&name, code))?;
@@ -172,7 +171,7 @@ impl Admin<'_> {
     fn usable<'a>(&self, topic: &'a str, partitions: Option<i32>) -> Result<Made<'a>> {
         let until = Instant::now() + self.connection.timeout();
         loop {
-            let metadata = self.metadata(Some(topic))?;
+            let metadata = self.reader.metadata(Some(topic))?;
             if let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) {
                 let led = found.partitions().iter().filter(|partition| partition.leader() >= 0).count();
                 let wanted = partitions.map_or(1, |partitions| usize::try_from(partitions).unwrap_or(1));
@@ -194,7 +193,7 @@ impl Admin<'_> {
     }
 
     fn list(&self, List { internal }: &List, output: &Output) -> Result {
-        let metadata = self.metadata(None)?;
+        let metadata = self.reader.metadata(None)?;
         let mut topics: Vec<_> = metadata.topics().iter().collect();
         topics.retain(|topic| *internal || !topic.name().starts_with("__"));
         topics.sort_by_key(|topic| topic.name());
@@ -204,10 +203,9 @@ impl Admin<'_> {
     }
 
     fn describe(&self, Describe { name }: &Describe, output: &Output) -> Result {
-        let reader = Reader::new(self.connection)?;
         // Says it where there is no such topic.
-        reader.partitions(name)?;
-        let partitions = self.partitions(name, &reader)?;
+        self.reader.partitions(name)?;
+        let partitions = self.partitions(name)?;
         let properties = self.properties(name)?;
         if output.json {
             return output.value(&Described { topic: name, partitions, properties });
@@ -226,13 +224,13 @@ impl Admin<'_> {
         output.table(&["property", "value", "set_by"], properties.into_iter().map(row))
     }
 
-    fn partitions(&self, topic: &str, reader: &Reader<'_>) -> Result<Vec<Partition>> {
-        let metadata = self.metadata(Some(topic))?;
+    fn partitions(&self, topic: &str) -> Result<Vec<Partition>> {
+        let metadata = self.reader.metadata(Some(topic))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let partition = |partition: &MetadataPartition| {
             let leader = Some(partition.leader()).filter(|leader| *leader >= 0);
             let ends = match leader {
-                Some(_) => Some(reader.ends(topic, partition.id())?),
+                Some(_) => Some(self.reader.ends(topic, partition.id())?),
                 None => None,
             };
             Ok(Partition {
