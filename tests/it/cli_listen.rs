@@ -158,26 +158,28 @@ fn the_instance_id_is_the_members_own() {
 }
 
 #[test]
-fn a_group_is_shared() {
+fn a_group_is_shared_and_all_of_it_is_committed() {
     let (topic, group) = (TestTopic::new(shared_broker(), 2), group());
     let mut both = [listen(&topic, &group, &[]), listen(&topic, &group, &[])];
-    // Each has one partition once it reads from it.
-    let assigned = |running: &mut Running, number: usize| {
+    let mut sent = 0;
+    for running in &mut both {
+        // Each has a partition once it prints something.
         eventually(PATIENCE, "it has a partition", || {
             for partition in 0..2 {
-                produce_raw(shared_broker(), &topic, partition, None, Some(number.to_string().as_bytes()));
+                produce_raw(shared_broker(), &topic, partition, None, Some(b"1"));
             }
+            sent += 1;
             running.try_line()
         });
-    };
-    let mut number = 0;
-    for running in &mut both {
-        assigned(running, number);
-        number += 1;
     }
-    for running in both {
-        running.end("INT").good();
+    let [first, second] = both;
+    first.end("INT").good();
+    for partition in 0..2 {
+        eventually(PATIENCE, "it is committed", || {
+            (committed(shared_broker(), &group, &topic, partition) == Some(sent)).then_some(())
+        });
     }
+    second.end("INT").good();
 }
 
 #[test]
