@@ -20,12 +20,12 @@ use crate::trace::tree::Tree;
 const LOOKED_FOR: &str = "1000";
 
 const EXAMPLES: &str = "\
+Each line is a message: its place and key, the service that made it and when, how long that was after the latest of its \
+sources, and `gone` where Kafka has it no more: what is known of it then stands in the history of what came of it.
+
 Examples:
   kafka-envelope trace invoices:0:42
-  kafka-envelope trace orders:3:7 --descendants invoices shipments
-
-Each line is a message: its place and key, the service that made it and when, how long after the latest of its sources, and
-`gone` where Kafka has it no more. What is above those that are gone stands in the histories of what came of them.";
+  kafka-envelope trace orders:3:7 --descendants invoices shipments";
 
 /// Shows from which messages a message was made, and with --descendants what was made of it
 #[derive(Debug, clap::Args)]

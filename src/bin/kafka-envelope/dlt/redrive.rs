@@ -30,14 +30,16 @@ const BATCH: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
+A letter goes to the topic and partition that it came from, with its own key, value and headers, and the header \
+`kafka_envelope-redrives`, which counts how often it was put back.
+
+100 letters and the commit that they are done are one transaction: interrupted and started again, nothing is lost, and \
+nothing comes twice for who reads committed records; for others at most 100 letters do. What is done stands in the offsets \
+of the --group, what a filter left between them in their metadata. Of two runs at once the later one goes on.
+
 Examples:
   kafka-envelope dlt redrive orders-dlt --dry-run
-  kafka-envelope dlt redrive orders-dlt --error timeout --since 2026-01-31T10:00:00Z
-
-A letter goes to the topic and partition that it came from, with its own key, value and headers, and a header that counts
-how often it was put back. 100 letters and the commit that they are done are one transaction: interrupted and started again,
-nothing is lost and nothing comes twice for whoever reads committed records; for others at most 100 letters do. What is done
-stands in the offsets of the group `kafka-envelope-redrive`. Two runs at once are refused: the later one goes on.";
+  kafka-envelope dlt redrive orders-dlt --error timeout --since 2026-01-31T10:00:00Z";
 
 /// Puts letters back to the topic that they came from
 #[derive(Debug, clap::Args)]

@@ -71,7 +71,10 @@ impl Tree {
     fn latency(&self) -> Option<i64> {
         let Stage { at, refs, .. } = self.stage.as_ref()?;
         let made = |source: &Ref| source.history.as_ref()?.stage().ok().map(|stage| stage.at);
-        let latest: DateTime<FixedOffset> = refs.iter().filter_map(made).max()?;
+        // What is found of a source may tell more than the history of what came of it.
+        let is_source = |tree: &&Self| refs.iter().any(|source| Place::of(source) == tree.place);
+        let found = self.below.iter().filter(is_source).filter_map(|tree| Some(tree.stage.as_ref()?.at));
+        let latest: DateTime<FixedOffset> = refs.iter().filter_map(made).chain(found).max()?;
         Some(at.signed_duration_since(latest).num_milliseconds())
     }
 
