@@ -224,6 +224,7 @@
 //! | `tokio` | `Consumer::run_async`, `Producer::produce_async` and `produce_batch_async`; needs tokio's time driver |
 //! | `app` | the module `app`: handlers by event, pipelines, request and response; with it `signal` and `tokio` |
 //! | `stream` | the module `stream`: workers that pass messages through agents to sinks; with it `signal` and `tokio` |
+//! | `cli` | the program `kafka-envelope`: messages made, shown, traced and put back from a terminal |
 //! | `redis` | `app::RedisCache`: responses reach the replica that waits for them; `stream::RedisSink` |
 //! | `export` | the module `export`: filters, and clients that export what they say; numbers of untyped payloads then keep their text |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
