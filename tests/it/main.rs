@@ -23,11 +23,17 @@ mod batches;
 mod bounds;
 mod broker;
 #[cfg(feature = "cli")]
+mod cli_consume;
+#[cfg(feature = "cli")]
 mod cli_dlt;
 #[cfg(feature = "cli")]
 mod cli_generate;
 #[cfg(feature = "cli")]
+mod cli_lag;
+#[cfg(feature = "cli")]
 mod cli_listen;
+#[cfg(feature = "cli")]
+mod cli_produce;
 #[cfg(feature = "cli")]
 mod cli_topics;
 #[cfg(feature = "cli")]

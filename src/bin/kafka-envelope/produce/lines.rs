@@ -37,7 +37,7 @@ fn read(mut input: impl Read, at_once: usize, longest: usize, pieces: &SyncSende
     let mut bytes = Vec::new();
     let mut is_too_long = false;
     loop {
-        let before = bytes.len();
+        let mut before = bytes.len();
         bytes.resize(before + at_once, 0);
         let count = match input.read(&mut bytes[before..]) {
             Ok(count) => count,
@@ -53,6 +53,7 @@ fn read(mut input: impl Read, at_once: usize, longest: usize, pieces: &SyncSende
         bytes.truncate(before + count);
         if line == 1 && before < 3 && bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
+            before = 0;
         }
         if is_too_long {
             match bytes.iter().position(|byte| *byte == b'\n') {
@@ -64,14 +65,16 @@ fn read(mut input: impl Read, at_once: usize, longest: usize, pieces: &SyncSende
                 None => bytes.clear(),
             }
         }
-        let end = match bytes.iter().rposition(|byte| *byte == b'\n') {
+        // What was there before holds no end of a line.
+        let new = before.min(bytes.len());
+        let end = match bytes[new..].iter().rposition(|byte| *byte == b'\n') {
             _ if count == 0 => bytes.len(),
-            Some(newline) => newline + 1,
+            Some(newline) => new + newline + 1,
             None => 0,
         };
-        let rest = bytes.split_off(end);
-        let whole = std::mem::replace(&mut bytes, rest);
-        if !whole.is_empty() {
+        if end > 0 {
+            let rest = bytes.split_off(end);
+            let whole = std::mem::replace(&mut bytes, rest);
             let first = line;
             line += whole.iter().filter(|byte| **byte == b'\n').count() as u64;
             if pieces.send(Piece::Lines { first, bytes: whole }).is_err() {
