@@ -3,6 +3,7 @@
 #
 #   bash scripts/bench.sh        `run`, see benches/broker.rs
 #   bash scripts/bench.sh app    the event app, see benches/app.rs
+#   bash scripts/bench.sh cli    the program, see benches/cli.rs
 #   bash scripts/bench.sh stream the stream worker, see benches/stream.rs
 #
 # KAFKA_BOOTSTRAP_SERVERS   use this broker instead of one that lives as long as the bench

@@ -2,7 +2,7 @@
 
 mod members;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::Utc;
 use rdkafka::consumer::Consumer as _;
@@ -70,7 +70,8 @@ impl Row {
 pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
     let name = &arguments.group;
     let reader = Reader::of_group(connection, name)?;
-    let committed = committed(&reader, connection)?;
+    let partitions = partitions(&reader, connection)?;
+    let committed = committed(&reader, connection, &partitions)?;
     let group = members::ask(&reader, connection, name)?;
     if group.members.is_empty() && committed.is_empty() {
         return Err(Failure::new(format_args!("group `{name}` has no members and no committed offsets"))
@@ -85,6 +86,11 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     }
     if !arguments.topic.is_empty() {
         rows.retain(|(topic, _), _| arguments.topic.contains(topic));
+    }
+    // Those of the same topics, of which the group has nothing committed yet.
+    let topics: BTreeSet<String> = rows.keys().map(|(topic, _)| topic.clone()).collect();
+    for key in partitions.into_iter().filter(|(topic, _)| topics.contains(topic)) {
+        rows.entry(key).or_default();
     }
     if rows.is_empty() {
         return Err(Failure::new(format_args!("group `{name}` has no partitions and no committed offsets there")));
@@ -103,14 +109,20 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     show(name, &group, &rows, output)
 }
 
-/// Of all partitions that the group has committed, the next offset.
-fn committed(reader: &Reader<'_>, connection: &Connection) -> Result<BTreeMap<Key, i64>> {
+/// All that there are.
+fn partitions(reader: &Reader<'_>, connection: &Connection) -> Result<Vec<Key>> {
     let metadata = reader.answered(reader.consumer().fetch_metadata(None, connection.timeout()))?;
+    let topics = metadata.topics().iter();
+    Ok(topics
+        .flat_map(|topic| topic.partitions().iter().map(|partition| (topic.name().to_owned(), partition.id())))
+        .collect())
+}
+
+/// The next offset of each of these that the group has committed.
+fn committed(reader: &Reader<'_>, connection: &Connection, partitions: &[Key]) -> Result<BTreeMap<Key, i64>> {
     let mut asked = TopicPartitionList::new();
-    for topic in metadata.topics() {
-        for partition in topic.partitions() {
-            asked.add_partition(topic.name(), partition.id());
-        }
+    for (topic, partition) in partitions {
+        asked.add_partition(topic, *partition);
     }
     let found = reader.answered(reader.consumer().committed_offsets(asked, connection.timeout()))?;
     let mut committed = BTreeMap::new();

@@ -40,6 +40,10 @@ fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Str
 pub(crate) fn message(line: &[u8]) -> Result<Message<&RawValue>, Refused> {
     let text = std::str::from_utf8(line)
         .map_err(|error| Refused { column: error.valid_up_to() + 1, reason: "is not UTF-8".to_owned() })?;
+    // serde takes a list for the fields in their order.
+    if text.trim_start().starts_with('[') {
+        return Err(Refused { column: 1, reason: "is a list, expected an object with `payload`".to_owned() });
+    }
     let Fields { id, payload, refs, headers } = serde_json::from_str(text).map_err(|error| refused(&error))?;
     check_surrogates(payload)?;
     let mut message = Message::new(payload);

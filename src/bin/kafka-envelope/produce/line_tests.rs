@@ -36,6 +36,7 @@ fn what_is_wrong_is_said_without_what_stood_there() {
     assert!(
         reason(r#"{"payload":1,"headers":{"a":5}}"#).ends_with("integer, expected a header's text, or a list of them")
     );
+    assert_eq!(reason(r#"["a",1,[],{}]"#), "1: is a list, expected an object with `payload`");
     assert!(reason(r#"{"id":5,"payload":1}"#).ends_with("invalid type: integer, expected a string"));
     assert!(reason(r#"{"payload":1,"more":2}"#).starts_with("19: unknown field `more`, expected one of"));
     assert!(reason(r#"{"payload":1,"payload":2}"#).ends_with("duplicate field `payload`"));
