@@ -117,10 +117,6 @@ impl Connection {
         self.config.iter().map(|Pair(key, value)| (key.clone(), value.clone()))
     }
 
-    pub(crate) fn producer(&self) -> Result<ProducerBuilder> {
-        self.producer_of(SERVICE)
-    }
-
     /// A producer whose messages this service made.
     pub(crate) fn producer_of(&self, service: &str) -> Result<ProducerBuilder> {
         let builder = Producer::builder(service, self.brokers()?).config(self.pairs());
