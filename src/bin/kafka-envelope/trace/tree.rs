@@ -119,7 +119,8 @@ impl Tree {
         };
         if let Some(latency) = self.latency() {
             let sign = if latency < 0 { '-' } else { '+' };
-            rest += &format!("  {sign}{:?}", Duration::from_millis(latency.unsigned_abs()));
+            let latency = Duration::from_millis(latency.unsigned_abs());
+            rest += &if latency.is_zero() { "  +0s".into() } else { format!("  {sign}{latency:?}") };
         }
         if *is_there == Some(false) {
             rest += &format!("  {dim}gone{dim:#}");
