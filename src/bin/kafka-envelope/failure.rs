@@ -1,7 +1,7 @@
 //! What goes wrong, as people and scripts see it.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -65,7 +65,8 @@ pub(crate) fn warn(what: impl Display) {
 
 fn say(color: AnsiColor, kind: &str, what: impl Display) {
     let style = Style::new().bold().fg_color(Some(color.into()));
-    anstream::eprintln!("{style}{kind}:{style:#} {what}");
+    // Where standard error takes nothing, the exit code still tells.
+    let _ = writeln!(anstream::stderr(), "{style}{kind}:{style:#} {what}");
 }
 
 impl From<io::Error> for Failure {
