@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
+use futures_executor::block_on;
 use kafka_envelope::{Batch, Consumer, GiveUp, HandlerError, Message, OnError, Producer};
-use rdkafka::Message as _;
-use rdkafka::message::{BorrowedHeaders, Headers as _, OwnedMessage};
+use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use super::support::cli::{Ran, cli, command};
+use super::support::kafka::{admin, admin_options};
+use super::support::running::Running;
 use super::support::{
     TestTopic, committed, consume_all, create_topic_with, delete_topic, produce_raw, shared_broker, unique,
 };
@@ -187,6 +192,23 @@ fn a_redrive_that_is_killed_goes_on() {
     }
 }
 
+/// Interrupted, it ends between two transactions: none is left open, which would hold up who reads committed records.
+#[test]
+fn a_redrive_that_is_interrupted_leaves_nothing_open() {
+    let letters = Letters::new();
+    letters.send(0..2_000);
+    letters.give_up(&unique("group"), 2_000);
+    let group = unique("redrive");
+    let mut running = Running::start(&["dlt", "redrive", &letters.dlt, "--group", &group]);
+    running.line();
+    let ran = running.end("INT").bad(3, &["interrupted: another run goes on from here"]);
+    assert!(ran.stdout.ends_with(" letters put back\n"), "{}", ran.stdout);
+    let done = letters.records().values().filter(|all| all.len() == 2).count();
+    assert!(done > 0 && done < 2_000 && ran.stdout.contains(&format!("{done} letters put back\n")), "{done}");
+    letters.redrive(&group, &[]).good();
+    assert!(letters.records().values().all(|all| all.len() == 2));
+}
+
 /// What a filter or a limit leaves a later run puts back, and nothing twice.
 #[test]
 fn runs_with_filters_leave_the_others() {
@@ -208,6 +230,56 @@ fn runs_with_filters_leave_the_others() {
     let done: i64 =
         (0..2).map(|partition| committed(shared_broker(), &group, &letters.dlt, partition).unwrap_or(0)).sum();
     assert_eq!(done, 40);
+}
+
+/// A service with transactions writes its letters within them: between two of them there is a marker, which is no letter
+/// that was left.
+#[test]
+fn letters_of_transactions_leave_no_gaps() {
+    let letters = Letters::new();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", shared_broker())
+        .set("transactional.id", unique("transactional"))
+        .create()
+        .unwrap();
+    let patience = Duration::from_secs(30);
+    producer.init_transactions(patience).unwrap();
+    for index in 0..5 {
+        producer.begin_transaction().unwrap();
+        let headers = OwnedHeaders::new()
+            .insert(Header { key: "kafka_dlt-original-topic", value: Some(letters.topic.as_bytes()) });
+        let key = format!("id-{index}");
+        producer.send(BaseRecord::to(&letters.dlt).partition(0).key(&key).payload("{}").headers(headers)).unwrap();
+        producer.flush(patience).unwrap();
+        producer.commit_transaction(patience).unwrap();
+    }
+    let group = unique("redrive");
+    let text = letters.redrive(&group, &["--key", "id-3"]).good().stdout;
+    assert!(text.ends_with("1 letters put back\n"), "{text}");
+    assert_eq!(committed(shared_broker(), &group, &letters.dlt, 0), Some(0));
+    let text = letters.redrive(&group, &[]).good().stdout;
+    assert!(text.ends_with("4 letters put back\n"), "{text}");
+    assert_eq!(committed(shared_broker(), &group, &letters.dlt, 0), Some(9));
+    assert!(letters.records().values().all(|all| all.len() == 1));
+}
+
+/// Letters that are too old are gone, and the others are there from their first on.
+#[test]
+fn letters_before_the_first_are_passed_over() {
+    let letters = Letters::new();
+    letters.send(0..40);
+    letters.give_up(&unique("group"), 40);
+    let group = unique("redrive");
+    letters.redrive(&group, &["--limit", "5"]).good();
+    let mut before = TopicPartitionList::new();
+    for partition in 0..2 {
+        before.add_partition_offset(&letters.dlt, partition, Offset::Offset(10)).unwrap();
+    }
+    block_on(admin(shared_broker()).delete_records(&before, &admin_options())).unwrap();
+    let rows = cli(&["dlt", "list", &letters.dlt, "--json"]).good().json();
+    assert_eq!(rows.iter().map(|row| row["letters"].as_u64().unwrap()).sum::<u64>(), 20);
+    let text = letters.redrive(&group, &[]).good().stdout;
+    assert!(text.ends_with("20 letters put back\n"), "{text}");
 }
 
 /// A record that becomes a letter again and again is left at last.

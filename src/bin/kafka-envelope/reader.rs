@@ -182,9 +182,11 @@ impl<'a> Reader<'a> {
         let mut open = Open::default();
         for Position { partition, offset } in from {
             let Ends { low, high } = self.ends(topic, *partition)?;
-            if follow || *offset.max(&low) < high {
+            // What was there before is gone, and would be an error.
+            let offset = low.max(*offset);
+            if follow || offset < high {
                 open.add(*partition, if follow { i64::MAX } else { high });
-                assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+                assignment.add_partition_offset(topic, *partition, Offset::Offset(offset))?;
             }
         }
         self.consumer.assign(&assignment)?;

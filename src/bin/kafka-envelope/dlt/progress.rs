@@ -43,23 +43,18 @@ impl Progress {
         after > 0 && offset < self.0[after - 1].1
     }
 
-    /// That offset is done, and those before it back to `since` which hold no record.
-    pub(crate) fn done(&mut self, offset: i64) {
-        let at = self.0.partition_point(|(start, _)| *start <= offset);
-        if at > 0 && offset < self.0[at - 1].1 {
-            return;
+    /// That offset is done, and with it those back to `since`, which hold no record: markers of transactions, and what was
+    /// compacted away. As gaps between letters that are done they would only fill the metadata.
+    pub(crate) fn done(&mut self, since: i64, offset: i64) {
+        let (mut start, mut end) = (since.min(offset), offset + 1);
+        // Those that it touches become one with it.
+        let from = self.0.partition_point(|range| range.1 < start);
+        let to = self.0.partition_point(|range| range.0 <= end);
+        if from < to {
+            start = start.min(self.0[from].0);
+            end = end.max(self.0[to - 1].1);
         }
-        let joins_before = at > 0 && self.0[at - 1].1 == offset;
-        let joins_after = self.0.get(at).is_some_and(|(start, _)| *start == offset + 1);
-        match (joins_before, joins_after) {
-            (true, true) => {
-                self.0[at - 1].1 = self.0[at].1;
-                self.0.remove(at);
-            }
-            (true, false) => self.0[at - 1].1 = offset + 1,
-            (false, true) => self.0[at].0 = offset,
-            (false, false) => self.0.insert(at, (offset, offset + 1)),
-        }
+        self.0.splice(from..to, [(start, end)]);
     }
 
     /// The first offset that is not done.
@@ -105,7 +100,7 @@ mod tests {
 
     fn with(offsets: &[i64]) -> Progress {
         let mut progress = Progress::default();
-        offsets.iter().for_each(|offset| progress.done(*offset));
+        offsets.iter().for_each(|offset| progress.done(*offset, *offset));
         progress
     }
 
@@ -125,6 +120,24 @@ mod tests {
             for offset in 0..12 {
                 assert_eq!(progress.is_done(offset), offsets.contains(&offset), "{offset} of {offsets:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_holds_no_record_is_done_with_the_letter_behind_it() {
+        for (since, offset, expected) in [
+            (8, 8, "5,2,1,1,1,1,9,1"),
+            (7, 9, "5,6,9,1"),
+            (8, 9, "5,2,1,3,9,1"),
+            (5, 10, "5,6,9,1"),
+            (1, 3, "1,3,1,2,3,1,9,1"),
+            (0, 4, "3,1,9,1"),
+            (2, 30, "2,29"),
+            (40, 41, "5,2,3,1,9,1,19,2"),
+        ] {
+            let mut progress = with(&[5, 6, 10, 20]);
+            progress.done(since, offset);
+            assert_eq!(progress.to_string(), expected, "{since} to {offset}");
         }
     }
 

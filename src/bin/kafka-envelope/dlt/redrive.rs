@@ -10,7 +10,7 @@ use std::time::Duration;
 use indicatif::ProgressBar;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::OwnedMessage;
+use rdkafka::message::{BorrowedMessage, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::json;
@@ -21,6 +21,7 @@ use crate::dlt::letter::{Letter, Origin};
 use crate::dlt::passed_over;
 use crate::dlt::progress::Progress;
 use crate::failure::{Failure, Result};
+use crate::interrupt::Interrupt;
 use crate::output::Output;
 use crate::reader::{Position, Reader};
 
@@ -34,8 +35,10 @@ A letter goes to the topic and partition that it came from, with its own key, va
 `kafka_envelope-redrives`, which counts how often it was put back.
 
 100 letters and the commit that they are done are one transaction: interrupted and started again, nothing is lost, and \
-nothing comes twice for who reads committed records; for others at most 100 letters do. What is done stands in the offsets \
-of the --group, what a filter left between them in their metadata. Of two runs at once the later one goes on.
+nothing comes twice for who reads committed records; for others at most 100 letters do. SIGINT ends it between two of them. What is done stands in the offsets \
+of the --group, what a filter left between them in their metadata. Of two runs at once the later one goes on. Brokers forget the offsets of a group that nobody uses \
+(`offsets.retention.minutes`, 7 days where nothing else is set): letters that are older than that are put back again \
+then, unless --since leaves them.
 
 Examples:
   kafka-envelope dlt redrive orders-dlt --dry-run
@@ -77,6 +80,7 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
         arguments,
         output,
         progress: progress(&offsets, connection, &reader, topic, &partitions)?,
+        seen: HashMap::new(),
         offsets: &offsets,
         producer,
         batch: Vec::new(),
@@ -89,12 +93,25 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
         offset: redrive.progress.get(partition).map_or(0, Progress::next),
     };
     let from: Vec<_> = partitions.iter().map(from).collect();
-    reader.scan(topic, &from, false, |record| redrive.take(record), || Ok(()))?;
-    redrive.send()?;
+    // A transaction that is left open holds up whoever reads committed records.
+    let interrupt = Interrupt::new()?;
+    let go_on = || if interrupt.has_come() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let each = |record: &BorrowedMessage<'_>| match go_on() {
+        ControlFlow::Continue(()) => redrive.take(record),
+        interrupted => Ok(interrupted),
+    };
+    reader.read(topic, &from, false, each, || Ok(go_on()))?;
+    let is_interrupted = interrupt.has_come();
+    if !is_interrupted {
+        redrive.send()?;
+    }
     redrive.bar.finish_and_clear();
     if !output.json {
         let done = if *dry_run { "would be put back" } else { "put back" };
         output.line(&format!("{} letters {done}", redrive.redriven))?;
+    }
+    if is_interrupted {
+        return Err(Failure::Incomplete("interrupted: another run goes on from here".to_owned()));
     }
     match redrive.left {
         0 => Ok(()),
@@ -135,10 +152,13 @@ struct Redrive<'a, C: rdkafka::consumer::ConsumerContext> {
     arguments: &'a Arguments,
     output: &'a Output,
     progress: HashMap<i32, Progress>,
+    /// Of each partition the offset behind the last record that was read.
+    seen: HashMap<i32, i64>,
     offsets: &'a BaseConsumer<C>,
     /// None: a dry run.
     producer: Option<BaseProducer<Refusals>>,
-    batch: Vec<OwnedMessage>,
+    /// With the offset behind the record before: from there on there is no other.
+    batch: Vec<(i64, OwnedMessage)>,
     redriven: usize,
     /// Those that could not be put back.
     left: usize,
@@ -148,7 +168,10 @@ struct Redrive<'a, C: rdkafka::consumer::ConsumerContext> {
 impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
     fn take(&mut self, record: &rdkafka::message::BorrowedMessage<'_>) -> Result<ControlFlow<()>> {
         let Arguments { filter, limit, max_redrives, .. } = self.arguments;
-        if self.progress.get(&record.partition()).is_some_and(|progress| progress.is_done(record.offset())) {
+        let progress = self.progress.entry(record.partition()).or_default();
+        let since = self.seen.insert(record.partition(), record.offset() + 1).unwrap_or_else(|| progress.next());
+        if progress.is_done(record.offset()) {
+            progress.done(since, record.offset());
             return Ok(ControlFlow::Continue(()));
         }
         if limit.is_some_and(|limit| self.redriven + self.batch.len() >= limit) {
@@ -171,7 +194,7 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
             self.left += 1;
             return Ok(ControlFlow::Continue(()));
         }
-        self.batch.push(record.detach());
+        self.batch.push((since, record.detach()));
         if self.batch.len() >= BATCH {
             self.send()?;
         }
@@ -193,7 +216,7 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                 }
             }
         }
-        for record in std::mem::take(&mut self.batch) {
+        for (_, record) in std::mem::take(&mut self.batch) {
             let letter = Letter::of(&record);
             let Some(origin) = &letter.origin else { continue };
             let to = origin.topic.as_str();
@@ -212,7 +235,7 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
     fn send_by(&self, producer: &BaseProducer<Refusals>) -> Result<HashMap<i32, Progress>> {
         let mut touched: Vec<i32> = Vec::new();
         let mut progress = self.progress.clone();
-        for (index, record) in self.batch.iter().enumerate() {
+        for (index, (since, record)) in self.batch.iter().enumerate() {
             let letter = Letter::of(record);
             let Some(origin) = &letter.origin else { continue };
             let headers = letter.redriven_headers();
@@ -226,7 +249,7 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                 sending = producer.send(back);
             }
             sending.map_err(|(error, _)| self.not_sent(index, &error))?;
-            progress.entry(letter.partition).or_default().done(letter.offset);
+            progress.entry(letter.partition).or_default().done(*since, letter.offset);
             touched.push(letter.partition);
         }
         touched.dedup();
@@ -253,7 +276,7 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
     }
 
     fn not_sent(&self, index: usize, error: &KafkaError) -> Failure {
-        let Some(record) = self.batch.get(index) else { return Failure::new(error) };
+        let Some((_, record)) = self.batch.get(index) else { return Failure::new(error) };
         let letter = Letter::of(record);
         let Letter { topic, partition, offset, .. } = letter;
         let to = letter.origin.map(|Origin { topic, partition, .. }| {
