@@ -1,10 +1,12 @@
 //! `kafka-envelope trace`: from a message back to its sources, and forward to what was made of it.
 
+use std::time::Duration;
+
 use kafka_envelope::{Message, Producer, Ref};
 use serde_json::{Value, json};
 
-use super::support::cli::cli;
-use super::support::{TestTopic, delete_topic, produce_raw, shared_broker, unique};
+use super::support::cli::{cli, command};
+use super::support::{TestTopic, delete_topic, eventually, produce_raw, shared_broker, unique};
 
 /// A message made of others, as a service would send it: where it stands, with its history.
 fn made(service: &str, topic: &str, id: &str, causes: &[Ref]) -> Ref {
@@ -83,6 +85,40 @@ fn sources_that_are_gone_are_shown_as_such() {
     assert_eq!(shape(&ran.json()[0]["ancestors"]), json!(["billing", "invoice", true, orders]));
     let text = cli(&["trace", &place(&chain.invoice)]).good().stdout;
     assert_eq!(text.matches("gone").count(), 2, "{text}");
+}
+
+/// What stands at the place of a source in a topic that was made anew is another message.
+#[test]
+fn a_topic_that_was_made_anew_has_no_sources() {
+    let chain = Chain::new();
+    let orders = &*chain.topics[0];
+    delete_topic(shared_broker(), orders);
+    eventually(Duration::from_secs(30), "the topic is made anew", || {
+        (cli(&["topics", "create", orders, "--partitions", "1"]).code == 0).then_some(())
+    });
+    made("other", orders, "order-9", &[]);
+    made("other", orders, "order-2", &[]);
+    let ran = cli(&["trace", "--json", &place(&chain.invoice)]).good();
+    let orders = [json!(["shop", "order-1", false, []]), json!(["shop", "order-2", false, []])];
+    assert_eq!(shape(&ran.json()[0]["ancestors"]), json!(["billing", "invoice", true, orders]));
+}
+
+/// All that are to be looked for are: no warning.
+#[test]
+fn a_limit_is_told_where_it_leaves_some() {
+    let chain = Chain::new();
+    cli(&["trace", &place(&chain.reminder), "--limit", "3"]).good();
+    let ran = cli(&["trace", "--json", &place(&chain.reminder), "--limit", "2"]);
+    let ran = ran.bad(0, &["no more than 2 messages were looked for"]);
+    assert_eq!(ran.json()[0]["ancestors"]["messages"][0]["messages"][1]["found"], Value::Null);
+}
+
+/// Who has no room for its errors still gets the exit code.
+#[test]
+fn standard_error_may_be_full() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = command(&["trace", &format!("{}:0:0", unique("missing"))]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(1));
 }
 
 #[test]

@@ -65,18 +65,25 @@ impl<'a> Reader<'a> {
 
     /// The numbers of a topic's partitions.
     pub(crate) fn partitions(&self, topic: &str) -> Result<Vec<i32>> {
+        self.known_partitions(topic)?.ok_or_else(|| {
+            Failure::new(format_args!("there is no topic `{topic}`"))
+                .hint("`kafka-envelope topics list` shows the topics, `topics create` makes one")
+        })
+    }
+
+    /// The same; none where there is no such topic.
+    pub(crate) fn known_partitions(&self, topic: &str) -> Result<Option<Vec<i32>>> {
         let metadata = self.metadata(Some(topic))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let error = found.and_then(|found| found.error()).map(Code::from);
         match (found, error) {
             (Some(found), None) if !found.partitions().is_empty() => {
-                Ok(found.partitions().iter().map(|partition| partition.id()).collect())
+                Ok(Some(found.partitions().iter().map(|partition| partition.id()).collect()))
             }
             (_, Some(code)) if code != Code::UnknownTopicOrPartition => {
                 Err(Failure::new(format_args!("topic `{topic}`: {code}")))
             }
-            _ => Err(Failure::new(format_args!("there is no topic `{topic}`"))
-                .hint("`kafka-envelope topics list` shows the topics, `topics create` makes one")),
+            _ => Ok(None),
         }
     }
 

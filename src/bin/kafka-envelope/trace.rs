@@ -84,11 +84,16 @@ impl std::fmt::Display for Place {
 pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
     let reader = Reader::new(connection)?;
     let Found { reference, millis } = find(&reader, &arguments.message)?;
-    let mut ancestors =
-        Ancestors { reader: &reader, left: arguments.limit, known: HashMap::new(), shown: HashSet::new() };
+    let mut ancestors = Ancestors {
+        reader: &reader,
+        left: arguments.limit,
+        is_cut: false,
+        known: HashMap::new(),
+        shown: HashSet::new(),
+    };
     ancestors.known.insert(arguments.message.clone(), Some(reference.history.clone()));
     let tree = ancestors.tree(&reference)?;
-    if ancestors.left == 0 {
+    if ancestors.is_cut {
         warn(format_args!("no more than {} messages were looked for: --limit says how many", arguments.limit));
     }
     let descendants = descendants(&reader, arguments, &reference, millis)?;
@@ -159,6 +164,8 @@ struct Ancestors<'a> {
     reader: &'a Reader<'a>,
     /// So many more may be looked for.
     left: usize,
+    /// More were there to be looked for.
+    is_cut: bool,
     /// What was looked for: none where Kafka has it no more, and the history of what it has.
     known: HashMap<Place, Option<Option<History>>>,
     /// What stands in the tree already.
@@ -170,13 +177,26 @@ impl Ancestors<'_> {
         let place = Place::of(reference);
         let is_there = match self.known.get(&place) {
             Some(known) => Some(known.is_some()),
-            None if self.left == 0 => None,
+            None if self.left == 0 => {
+                self.is_cut = true;
+                None
+            }
             None => {
                 self.left -= 1;
-                let known = self.look(&place)?;
-                let is_there = known.is_some();
-                self.known.insert(place.clone(), known);
-                Some(is_there)
+                match self.look(reference) {
+                    Ok(known) => {
+                        let is_there = known.is_some();
+                        self.known.insert(place.clone(), known);
+                        Some(is_there)
+                    }
+                    Err(Failure::Error { what, .. }) => {
+                        // Without brokers nothing is known to be gone.
+                        self.reader.metadata(Some(&place.topic))?;
+                        warn(format_args!("{place} cannot be looked for: {what}"));
+                        None
+                    }
+                    Err(other) => return Err(other),
+                }
             }
         };
         // The record's own history may go on where that of its descendants was cut.
@@ -193,25 +213,32 @@ impl Ancestors<'_> {
         Ok(tree)
     }
 
-    fn look(&self, place: &Place) -> Result<Option<Option<History>>> {
+    fn look(&self, reference: &Ref) -> Result<Option<Option<History>>> {
+        let place = Place::of(reference);
         // Its topic may be gone as well.
-        if self.reader.partitions(&place.topic).is_ok_and(|all| !all.contains(&place.partition)) {
+        if self.reader.known_partitions(&place.topic)?.is_none_or(|all| !all.contains(&place.partition)) {
             return Ok(None);
         }
         let mut found = None;
-        let looked = read_one(self.reader, place, |record| {
-            found = Some(low_level::unpack(record).ok().flatten().and_then(|message| message.reference.history));
+        read_one(self.reader, &place, |record| {
+            let message = low_level::unpack(record).ok().flatten().map(|message| message.reference);
+            // Of a topic that was made anew another message may stand there.
+            let is_it = message.as_ref().is_none_or(|message| is_same(message, reference));
+            found = is_it.then(|| message.and_then(|message| message.history));
             Ok(())
-        });
-        match looked {
-            Ok(()) => Ok(found),
-            Err(Failure::Error { what, .. }) => {
-                log::warn!("{place}: {what}");
-                Ok(None)
-            }
-            Err(other) => Err(other),
-        }
+        })?;
+        Ok(found)
     }
+}
+
+/// Whether these can be one message, as far as both tell who made it, and when.
+fn is_same(one: &Ref, other: &Ref) -> bool {
+    let made = |message: &Ref| {
+        let stage = message.history.as_ref().and_then(|history| history.stage().ok())?;
+        Some((stage.service, stage.at))
+    };
+    let differ = one.key.as_ref().zip(other.key.as_ref()).is_some_and(|(one, other)| one != other);
+    !differ && made(one).zip(made(other)).is_none_or(|(one, other)| one == other)
 }
 
 /// What was made of a message, as far as it stands in these topics.
