@@ -271,3 +271,34 @@ fn without_topic_or_broker_it_says_so() {
     let help = cli(&["consume", "--help"]).good().stdout;
     assert!(help.contains("Examples:"), "{help}");
 }
+
+#[test]
+fn after_a_crash_a_member_waits_until_the_one_that_died_is_let_go() {
+    let (topic, group) = (numbers(1, 30_000), group());
+    let member = ["consume", &topic, "-g", &group, "--commit", "--connect-timeout", "2"];
+    let session = ["--config", "session.timeout.ms=8000"];
+    let mut died = command(&[&member[..], &session].concat()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(died.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().is_ok());
+    died.kill().unwrap();
+    died.wait().unwrap();
+    let next = committed(shared_broker(), &group, &topic, 0).unwrap_or(0);
+    assert!(next < 30_000);
+    let read = cli(&[&member[..], &session].concat()).good().json();
+    assert_eq!(read.first().map(|line| line["offset"].clone()), Some(next.into()));
+    assert_eq!(read.len() as i64, 30_000 - next);
+}
+
+#[test]
+fn what_another_member_of_the_group_has_is_named() {
+    let (topic, group) = (numbers(1, 5_000), group());
+    let member = ["consume", &topic, "-g", &group, "--commit", "--connect-timeout", "2"];
+    // Nobody reads what it writes.
+    let mut other = command(&member).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(other.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().is_ok());
+    let ran = cli(&member).bad(3, &["not read to its end: ", &format!("{}:0", &*topic)]);
+    assert_eq!(ran.stdout, "");
+    other.kill().unwrap();
+    other.wait().unwrap();
+}

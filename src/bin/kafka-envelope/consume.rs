@@ -33,7 +33,7 @@ Records that are no envelopes are named on standard error; with them the exit co
 
 Filters: /pointer takes envelopes whose payload has something there, /pointer=value those where it is this, /pointer!=value those where it is not, or nothing is there. A value is JSON or a text. Of several filters all have to take it.
 
-With --group and --commit it reads as a member of the group. What was written and flushed is committed; a crash repeats at most what was not. Without --follow it ends where the partitions end when it starts, or when nothing came for the --connect-timeout; tombstones are passed over.
+With --group and --commit it reads as a member of the group. What was written and flushed is committed; a crash repeats at most what was not. Without --follow it ends where the partitions end when it starts, or when nothing came for the --connect-timeout and the group has shared its partitions out: with exit code 3 where other members have what is left. Tombstones are passed over.
 
 Examples:
   kafka-envelope consume orders --from -10

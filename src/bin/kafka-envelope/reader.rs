@@ -101,6 +101,9 @@ impl<'a> Reader<'a> {
             asked.add_partition_offset(topic, *partition, Offset::Offset(millis))?;
         }
         let found = self.answered(self.consumer.offsets_for_times(asked, self.connection.timeout()))?;
+        for element in found.elements() {
+            element.error()?;
+        }
         let position = |partition: i32| {
             let offset = match found.find_partition(topic, partition).map(|element| element.offset()) {
                 Some(Offset::Offset(offset)) => offset,
@@ -118,12 +121,22 @@ impl<'a> Reader<'a> {
             asked.add_partition(topic, *partition);
         }
         let found = self.answered(self.consumer.committed_offsets(asked, self.connection.timeout()))?;
+        for element in found.elements() {
+            element.error()?;
+        }
         let committed = |partition: &i32| match found.find_partition(topic, *partition).map(|element| element.offset())
         {
             Some(Offset::Offset(offset)) => Some(offset),
             _ => None,
         };
         Ok(partitions.iter().map(committed).collect())
+    }
+
+    /// Whether the group is just sharing out its partitions. Of groups of the newer protocol Kafka does not tell.
+    pub(crate) fn is_unsettled(&self, group: &str) -> Result<bool> {
+        let groups = self.answered(self.consumer.fetch_group_list(Some(group), self.connection.timeout()))?;
+        let mut groups = groups.groups().iter();
+        Ok(groups.any(|found| found.name() == group && found.state().ends_with("Rebalance")))
     }
 
     /// The time of the first record from each of these places on, in milliseconds since 1970; none where it has none, or

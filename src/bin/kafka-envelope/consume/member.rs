@@ -1,16 +1,20 @@
 //! `consume --group … --commit`: a member of the group, which commits what was written.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
-use kafka_envelope::{Error, HandlerError, OnUndecodable, RawBatch, Summary};
+use kafka_envelope::{Error, HandlerError, OnUndecodable, RawBatch};
+use rdkafka::Message as _;
+use rdkafka::message::BorrowedMessage;
 
 use super::line::Place;
 use super::place::From;
 use super::{Arguments, Lines};
 use crate::connection::Connection;
 use crate::failure::{Failure, Result, warn};
+use crate::interrupt::Interrupt;
 use crate::logging;
-use crate::reader::Reader;
+use crate::reader::{Position, Reader};
 
 pub(super) fn run(group: &str, arguments: &Arguments, connection: &Connection, lines: &mut Lines<'_>) -> Result {
     let Arguments { topic, from, follow, .. } = arguments;
@@ -24,7 +28,8 @@ pub(super) fn run(group: &str, arguments: &Arguments, connection: &Connection, l
         }
     };
     // Says what is wrong with brokers, topic or rights before a consumer would go on trying.
-    let mut ends = ends(group, arguments, connection)?;
+    let reader = Reader::of_group(connection, group)?;
+    let mut ends = ends(&reader, arguments)?;
     if lines.is_full() || !follow && ends.is_empty() {
         return Ok(());
     }
@@ -35,45 +40,62 @@ pub(super) fn run(group: &str, arguments: &Arguments, connection: &Connection, l
     if !follow {
         builder = builder.idle_timeout(connection.timeout());
     }
+    let interrupt = Interrupt::new()?;
     let mut consumer = builder.build()?;
     consumer.stop_on_signals()?;
     let stopper = consumer.stopper();
 
     let mut failure = None;
-    let (mut handed, mut is_enough) = (0, false);
-    let done = consumer.run_raw(|batch: &RawBatch<'_>| {
-        for (index, record) in batch.iter().enumerate() {
-            if lines.is_full() {
-                is_enough = true;
-                flush(lines, &mut failure)?;
+    let (mut handed, mut records, mut is_enough, mut was_unsettled) = (0, 0, false, false);
+    let done = loop {
+        let done = consumer.run_raw(|batch: &RawBatch<'_>| {
+            for (index, record) in batch.iter().enumerate() {
+                if lines.is_full() {
+                    is_enough = true;
+                    flush(lines, &mut failure)?;
+                    stopper.stop();
+                    return Err(HandlerError::at(index, "enough"));
+                }
+                let place = Place {
+                    topic: record.topic(),
+                    partition: record.partition(),
+                    offset: record.offset(),
+                    timestamp: record.timestamp().map(|time| time.timestamp_millis()),
+                    key: record.key(),
+                };
+                lines.count();
+                handed += 1;
+                let history = if arguments.hist { record.history() } else { None };
+                let history = history.as_ref().and_then(|history| serde_json::from_str(history.as_json()).ok());
+                if let Err(error) = lines.envelope(&place, record.payload, history, record.headers().iter()) {
+                    failure = Some(error);
+                    return Err("the output has gone".into());
+                }
+                if ends.get(&place.partition).is_some_and(|end| place.offset + 1 >= *end) {
+                    ends.remove(&place.partition);
+                }
+            }
+            flush(lines, &mut failure)?;
+            if lines.is_full() || !follow && ends.is_empty() {
                 stopper.stop();
-                return Err(HandlerError::at(index, "enough"));
             }
-            let place = Place {
-                topic: record.topic(),
-                partition: record.partition(),
-                offset: record.offset(),
-                timestamp: record.timestamp().map(|time| time.timestamp_millis()),
-                key: record.key(),
-            };
-            lines.count();
-            handed += 1;
-            let history = if arguments.hist { record.history() } else { None };
-            let history = history.as_ref().and_then(|history| serde_json::from_str(history.as_json()).ok());
-            if let Err(error) = lines.envelope(&place, record.payload, history, record.headers().iter()) {
-                failure = Some(error);
-                return Err("the output has gone".into());
-            }
-            if ends.get(&place.partition).is_some_and(|end| place.offset + 1 >= *end) {
-                ends.remove(&place.partition);
-            }
+            Ok(())
+        });
+        match &done {
+            Ok(summary) => records += summary.records,
+            Err(_) => break done,
         }
-        flush(lines, &mut failure)?;
-        if lines.is_full() || !follow && ends.is_empty() {
-            stopper.stop();
+        if *follow || lines.is_full() || ends.is_empty() || interrupt.has_come() {
+            break done;
         }
-        Ok(())
-    });
+        // Nothing came. While the group shares its partitions out anew, nothing can: after a crash that takes until the
+        // session of the member that died is over.
+        let is_unsettled = reader.is_unsettled(group)?;
+        if !is_unsettled && !was_unsettled {
+            break done;
+        }
+        was_unsettled = is_unsettled;
+    };
     let closed = consumer.close(connection.timeout());
     if let Some(failure) = failure {
         return Err(failure);
@@ -82,17 +104,55 @@ pub(super) fn run(group: &str, arguments: &Arguments, connection: &Connection, l
     let skipped = logging::skipped();
     lines.unread += skipped;
     lines.seen += skipped;
-    let Summary { records, .. } = match done {
-        Ok(summary) => summary,
+    match done {
+        Ok(_) => {}
         Err(Error::Handler { .. }) if is_enough => return Ok(closed?),
         Err(error) => return Err(error.into()),
-    };
+    }
     closed?;
     let tombstones = records.saturating_sub(handed + skipped);
     if tombstones > 0 {
         warn(format_args!("{tombstones} tombstones were passed over, and committed"));
     }
-    Ok(())
+    if *follow || lines.is_full() {
+        return Ok(());
+    }
+    if interrupt.has_come() {
+        return Err(Failure::new("interrupted before the end"));
+    }
+    let unread = unread(&reader, topic, &ends)?;
+    if unread.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Incomplete(format!(
+        "not read to its end: {}; another member of the group has it, or had it when it died",
+        unread.iter().map(|partition| format!("{topic}:{partition}")).collect::<Vec<_>>().join(", ")
+    )))
+}
+
+/// Those of the partitions of which the group has a record left before these ends. What stands before an end may be no record.
+fn unread(reader: &Reader<'_>, topic: &str, ends: &HashMap<i32, i64>) -> Result<Vec<i32>> {
+    let partitions: Vec<_> = ends.keys().copied().collect();
+    let mut positions = Vec::new();
+    for (partition, committed) in partitions.iter().zip(reader.committed(topic, &partitions)?) {
+        let low = reader.ends(topic, *partition)?.low;
+        positions.push(Position { partition: *partition, offset: committed.unwrap_or(low).max(low) });
+    }
+    let mut unread = Vec::new();
+    for position in positions {
+        let Some(end) = ends.get(&position.partition).filter(|end| position.offset < **end) else { continue };
+        let mut is_left = false;
+        let first = |record: &BorrowedMessage<'_>| {
+            is_left = record.offset() < *end;
+            Ok(ControlFlow::Break(()))
+        };
+        reader.scan(topic, &[position], false, first, || Ok(()))?;
+        if is_left {
+            unread.push(position.partition);
+        }
+    }
+    unread.sort_unstable();
+    Ok(unread)
 }
 
 /// What was written goes out: only then it may be committed.
@@ -104,8 +164,7 @@ fn flush(lines: &Lines<'_>, failure: &mut Option<Failure>) -> Result<(), Handler
 }
 
 /// Where partitions end now of which the group has something left to read.
-fn ends(group: &str, Arguments { topic, from, .. }: &Arguments, connection: &Connection) -> Result<HashMap<i32, i64>> {
-    let reader = Reader::of_group(connection, group)?;
+fn ends(reader: &Reader<'_>, Arguments { topic, from, .. }: &Arguments) -> Result<HashMap<i32, i64>> {
     let partitions = reader.partitions(topic)?;
     let committed = reader.committed(topic, &partitions)?;
     let mut ends = HashMap::new();

@@ -29,7 +29,8 @@ impl FromStr for From {
             (_, Ok(offset @ 0..)) => Ok(Self::Offset(offset)),
             (_, Ok(last)) => Ok(Self::Last(last.saturating_neg())),
             (_, Err(_)) => DateTime::parse_from_rfc3339(text)
-                .map(|time| Self::Time(time.timestamp_millis()))
+                // Kafka takes what is below 0 for something else.
+                .map(|time| Self::Time(time.timestamp_millis().max(0)))
                 .map_err(|_| "is none of: beginning, end, an offset, -N, a time as 2026-01-31T09:00:00Z"),
         }
     }
@@ -66,6 +67,7 @@ mod tests {
         assert_eq!(from("0"), Some(From::Offset(0)));
         assert_eq!(from("-10"), Some(From::Last(10)));
         assert_eq!(from("1970-01-01T01:00:00.5+01:00"), Some(From::Time(500)));
+        assert_eq!(from("1960-01-01T00:00:00Z"), Some(From::Time(0)));
         for text in ["", "start", "1.5", "2026-01-31", "2026-01-31T09:00:00"] {
             assert_eq!(from(text), None, "{text}");
         }
