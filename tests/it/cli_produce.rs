@@ -199,3 +199,23 @@ fn a_line_longer_than_any_envelope_is_named() {
     assert!(String::from_utf8(output.stderr).unwrap().contains("line 1: the line is longer than an envelope may be"));
     assert_eq!(payloads(&topic), [2].map(Value::from));
 }
+
+#[test]
+fn where_nothing_can_be_told_the_rest_is_sent_and_the_exit_code_is_true() {
+    let topic = topic();
+    let input = "no\n{\"payload\": 1}\n";
+    let produce = |redirections: &str| {
+        let script = format!("printf '%s' \"$0\" | (\"$@\"; echo $? >&3) {redirections}");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script, input]).arg(command(&["produce"]).get_program()).args(["produce", &*topic]);
+        shell.env("KAFKA_BOOTSTRAP_SERVERS", shared_broker());
+        String::from_utf8(shell.output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(produce("3>&1 >&2 2> /dev/full"), "3\n");
+    let mut child = command(&["produce", &topic]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(payloads(&topic), [1, 1].map(Value::from));
+}

@@ -77,12 +77,12 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     let settled = sending.settle_all();
     let Sending { last_failure, counts, .. } = sending;
     bar.finish_and_clear();
-    if !arguments.deliveries {
-        counts.show(output)?;
+    let shown = if arguments.deliveries { Ok(()) } else { counts.show(output) };
+    match ended.and(settled).and(shown).and_then(|()| output.flush()) {
+        // That nobody reads of it does not make it good.
+        Err(Failure::ClosedPipe) => counts.verdict(last_failure).and(Err(Failure::ClosedPipe)),
+        done => done.and_then(|()| counts.verdict(last_failure)),
     }
-    output.flush()?;
-    settled.and(ended)?;
-    counts.verdict(last_failure)
 }
 
 #[derive(Debug, Default)]
