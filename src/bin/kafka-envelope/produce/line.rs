@@ -83,7 +83,7 @@ fn without_values(error: &serde_json::Error) -> String {
     }
     match text.split_once(": ").zip(text.rsplit_once(", expected ")) {
         Some(((kind @ ("invalid type" | "invalid value"), found), (_, expected))) => {
-            let found = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            let found = found.split(['"', '`', ',']).next().unwrap_or_default().trim_end();
             format!("{kind}: {found}, expected {expected}")
         }
         _ => text,
@@ -110,7 +110,11 @@ impl<'de> Deserialize<'de> for Source {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Source, A::Error> {
-                Ref::deserialize(MapAccessDeserializer::new(map)).map(Source)
+                let from = Ref::deserialize(MapAccessDeserializer::new(map))?;
+                if from.topic.is_empty() || from.partition < 0 || from.offset < 0 {
+                    return Err(A::Error::custom("a ref names no topic, or a partition or offset below 0"));
+                }
+                Ok(Source(from))
             }
         }
 

@@ -41,6 +41,11 @@ fn what_is_wrong_is_said_without_what_stood_there() {
     assert!(reason(r#"{"payload":1,"more":2}"#).starts_with("19: unknown field `more`, expected one of"));
     assert!(reason(r#"{"payload":1,"payload":2}"#).ends_with("duplicate field `payload`"));
     assert!(reason(r#"{"payload":1,"refs":["secret"]}"#).ends_with(": a ref is not topic:partition:offset:key"));
+    assert_eq!(reason("null"), "4: invalid type: null, expected an object with `payload`");
+    for wrong in [r#""topic":"","partition":0,"offset":0"#, r#""topic":"t","partition":-1,"offset":0"#] {
+        let line = format!(r#"{{"payload":1,"refs":[{{{wrong}}}]}}"#);
+        assert!(reason(&line).ends_with(": a ref names no topic, or a partition or offset below 0"), "{line}");
+    }
     assert_eq!(message(b"{\"id\":\"\xff\"}").unwrap_err(), Refused { column: 8, reason: "is not UTF-8".into() });
 }
 
