@@ -273,6 +273,10 @@ fn only_the_command_line_goes_round_the_gateway() {
 fn a_broker_that_does_not_answer_is_named() {
     let ran = cli(&["generate", "-r", NOBODY, "--connect-timeout", "1"]);
     assert!(ran.bad(1, &[NOBODY, "Connection refused", "hint: is the address right"]).stdout.is_empty());
+    let gateway = format!("http://user:secret@{NOBODY}");
+    let ran = cli(&["generate", "-a", &gateway]);
+    assert!(!ran.stderr.contains("secret"), "{}", ran.stderr);
+    ran.bad(1, &[&format!("http://{NOBODY}/register/dg")]);
     // Nothing is to be sent, so nobody is asked.
     cli(&["generate", "-r", NOBODY, "-n", "0"]).good();
     cli(&["generate", "-r", ""]).bad(1, &["error: "]);
@@ -308,4 +312,11 @@ fn many_messages_go_out_at_once() {
     let places: BTreeSet<_> = ran.stdout.lines().collect();
     assert_eq!(places.len(), 20_000);
     assert_eq!(packets(&topic).len(), 20_000);
+}
+
+#[test]
+fn data_may_be_a_number_below_0() {
+    let topic = TestTopic::new(shared_broker(), 1);
+    generate(&topic, &["-d", "-5"]).good();
+    assert_eq!(packets(&topic)[0]["data"], "-5");
 }

@@ -84,6 +84,7 @@ fn agent(timeout: Duration) -> Agent {
 }
 
 fn answer(url: &str, timeout: Duration, response: Response) -> Result<Answer> {
+    let url = &without_user(url);
     let unreachable = |error: ureq::Error| {
         let reason = match error {
             ureq::Error::Io(error) => error.to_string(),
@@ -117,6 +118,14 @@ fn refused(url: &str, status: StatusCode, body: &[u8]) -> Failure {
     }
 }
 
+/// The URL without user and password, as it may be shown.
+fn without_user(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
+}
+
 /// What an answer begins with, unless it is a page.
 fn excerpt(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
@@ -139,6 +148,12 @@ mod tests {
         for wrong in ["", "127.0.0.1:50005", "https://gateway", "http://", "http:///"] {
             assert!(url(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn of_a_url_no_password_is_shown() {
+        assert_eq!(without_user("http://user:p@ss@gateway:1/register/dg?a=b@c"), "http://gateway:1/register/dg?a=b@c");
+        assert_eq!(without_user("http://gateway/register/dc"), "http://gateway/register/dc");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     gateway: Gateway,
     /// The data; random for each message where there is none
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_negative_numbers = true)]
     data: Option<String>,
     /// The topic, also as -tp; by default a random one of --topics for each message
     #[arg(long, value_name = "TOPIC", value_parser = topic)]
