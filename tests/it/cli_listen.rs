@@ -1,14 +1,17 @@
 //! `kafka-envelope listen`: messages of topics that a real HTTP gateway lists, each committed once it is printed.
 
 use std::io::{BufRead as _, BufReader};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::support::broker::Broker;
 use super::support::cli::cli;
 use super::support::gateway::{Gateway, oda};
 use super::support::running::Running;
-use super::support::{TestTopic, committed, eventually, group, produce_raw, shared_broker, unique};
+use super::support::{
+    TestTopic, committed, create_topic_with, eventually, group, produce_numbers, produce_raw, shared_broker, unique,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -203,4 +206,19 @@ fn without_a_gateway_a_topic_may_come_later() {
     assert_eq!(running.line(), "1");
     let ran = running.end("INT").bad(0, &[&format!("Kafka shows no topic `{missing}`")]);
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+}
+
+#[test]
+fn a_signal_ends_it_in_time_where_a_broker_is_frozen() {
+    let broker = Broker::start();
+    let (topic, group) = (unique("topic"), group());
+    create_topic_with(broker.bootstrap(), &topic, 1, &[]);
+    produce_numbers(broker.bootstrap(), &topic, 0, 0..20_000);
+    let mut running =
+        Running::start(&["listen", &topic, "-r", broker.bootstrap(), "-g", &group, "--connect-timeout", "2"]);
+    running.line();
+    broker.freeze();
+    let start = Instant::now();
+    running.end("INT").bad(1, &["does not end within 2s", "may come again"]);
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -1,6 +1,7 @@
 //! A data consumer: prints the messages of topics that a gateway lists, and commits each once it is printed.
 
 use std::time::Duration;
+use std::{process, thread};
 
 use chrono::{DateTime, SecondsFormat};
 use kafka_envelope::Error;
@@ -22,6 +23,9 @@ use crate::output::Output;
 /// A poll takes no longer, so that signals do not wait, and no shorter, so that it does not spin.
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(100)];
 
+/// How long a signal may go unseen there.
+const LOOK: Duration = Duration::from_millis(50);
+
 const EXAMPLES: &str = "\
 Examples:
   kafka-envelope listen livingroom kitchen
@@ -31,7 +35,8 @@ Examples:
 The gateway says where Kafka is, and which topics there are. With --register, or --bootstrap-servers on the command line, it \
 is not asked; KAFKA_BOOTSTRAP_SERVERS does not count here. Each message is a line of JSON, a tombstone is `null`; with --json \
 its topic, partition, offset, timestamp and key stand beside it. A new group reads from the earliest message on. A message \
-that is no JSON is named on standard error and counts as read. SIGINT and SIGTERM end it.";
+that is no JSON is named on standard error and counts as read. SIGINT and SIGTERM end it, and \
+where brokers do not answer then, it ends with exit code 1 after --connect-timeout.";
 
 /// Prints messages as JSON, a line each, until it is interrupted
 #[derive(Debug, clap::Args)]
@@ -101,6 +106,7 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     let interrupt = Interrupt::new()?;
     let (kafka, topics) = arguments.kafka(connection)?;
     let consumer = arguments.subscribe(&kafka, &topics)?;
+    end_in_time(interrupt.clone(), kafka.timeout())?;
     let [shortest, longest] = POLL;
     let wait = arguments.timeout.clamp(shortest, longest);
     let mut unreadable = 0;
@@ -135,6 +141,22 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
         1 => Err(Failure::Incomplete("1 message was no JSON".to_owned())),
         _ => Err(Failure::Incomplete(format!("{unreadable} messages were no JSON"))),
     }
+}
+
+/// A commit waits for its answer as long as it takes: where brokers do not answer, the program ends without.
+fn end_in_time(interrupt: Interrupt, within: Duration) -> Result {
+    let watch = move || {
+        while !interrupt.has_come() {
+            thread::sleep(LOOK);
+        }
+        thread::sleep(within);
+        warn(format_args!(
+            "it does not end within {within:?}: what was printed last may not be committed, and may come again"
+        ));
+        process::exit(1);
+    };
+    let refused = |error| Failure::new(format_args!("the system refuses a thread: {error}"));
+    thread::Builder::new().name("end".into()).spawn(watch).map(drop).map_err(refused)
 }
 
 fn place(record: &BorrowedMessage<'_>) -> String {
