@@ -1,6 +1,6 @@
 //! `kafka-envelope trace`: from a message back to its sources, and forward to what was made of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_envelope::{Message, Producer, Ref};
 use serde_json::{Value, json};
@@ -45,21 +45,33 @@ impl Chain {
     }
 }
 
-fn shape(tree: &Value) -> Value {
-    let below: Vec<Value> = tree["messages"].as_array().unwrap().iter().map(shape).collect();
-    json!([tree["service"], tree["id"], tree["found"], below])
+/// Service, id, whether it was found, and the ids of its sources.
+fn shape(nodes: &Value) -> Value {
+    let nodes = nodes.as_array().unwrap();
+    let place = |node: &Value| format!("{}:{}:{}", node["topic"].as_str().unwrap(), node["partition"], node["offset"]);
+    let id = |source: &Value| nodes.iter().find(|node| place(node) == *source).unwrap()["id"].clone();
+    let shape = |node: &Value| {
+        let sources: Vec<Value> = node["sources"].as_array().unwrap().iter().map(id).collect();
+        json!([node["service"], node["id"], node["found"], sources])
+    };
+    nodes.iter().map(shape).collect()
 }
 
 #[test]
 fn a_message_is_traced_to_its_sources() {
     let chain = Chain::new();
     let ran = cli(&["trace", "--json", &place(&chain.reminder)]).good();
-    let tree = &ran.json()[0]["ancestors"];
-    let orders = [json!(["shop", "order-1", true, []]), json!(["shop", "order-2", true, []])];
-    assert_eq!(shape(tree), json!(["mail", "reminder", true, [["billing", "invoice", true, orders]]]));
-    assert_eq!(tree["offset"], 0);
-    assert_eq!(tree["topic"], *chain.topics[2]);
-    assert!(tree["latency_ms"].as_i64().unwrap() >= 0);
+    let nodes = &ran.json()[0]["ancestors"];
+    let expected = json!([
+        ["mail", "reminder", true, ["invoice"]],
+        ["billing", "invoice", true, ["order-1", "order-2"]],
+        ["shop", "order-1", true, []],
+        ["shop", "order-2", true, []],
+    ]);
+    assert_eq!(shape(nodes), expected);
+    assert_eq!(nodes[0]["offset"], 0);
+    assert_eq!(nodes[0]["topic"], *chain.topics[2]);
+    assert!(nodes[0]["latency_ms"].as_i64().unwrap() >= 0);
     assert!(ran.json()[0]["descendants"].is_null());
 
     let text = cli(&["trace", &place(&chain.reminder)]).good().stdout;
@@ -81,8 +93,12 @@ fn sources_that_are_gone_are_shown_as_such() {
     let chain = Chain::new();
     delete_topic(shared_broker(), &chain.topics[0]);
     let ran = cli(&["trace", "--json", &place(&chain.invoice)]).good();
-    let orders = [json!(["shop", "order-1", false, []]), json!(["shop", "order-2", false, []])];
-    assert_eq!(shape(&ran.json()[0]["ancestors"]), json!(["billing", "invoice", true, orders]));
+    let expected = json!([
+        ["billing", "invoice", true, ["order-1", "order-2"]],
+        ["shop", "order-1", false, []],
+        ["shop", "order-2", false, []],
+    ]);
+    assert_eq!(shape(&ran.json()[0]["ancestors"]), expected);
     let text = cli(&["trace", &place(&chain.invoice)]).good().stdout;
     assert_eq!(text.matches("gone").count(), 2, "{text}");
 }
@@ -99,8 +115,12 @@ fn a_topic_that_was_made_anew_has_no_sources() {
     made("other", orders, "order-9", &[]);
     made("other", orders, "order-2", &[]);
     let ran = cli(&["trace", "--json", &place(&chain.invoice)]).good();
-    let orders = [json!(["shop", "order-1", false, []]), json!(["shop", "order-2", false, []])];
-    assert_eq!(shape(&ran.json()[0]["ancestors"]), json!(["billing", "invoice", true, orders]));
+    let expected = json!([
+        ["billing", "invoice", true, ["order-1", "order-2"]],
+        ["shop", "order-1", false, []],
+        ["shop", "order-2", false, []],
+    ]);
+    assert_eq!(shape(&ran.json()[0]["ancestors"]), expected);
 }
 
 /// All that are to be looked for are: no warning.
@@ -110,7 +130,7 @@ fn a_limit_is_told_where_it_leaves_some() {
     cli(&["trace", &place(&chain.reminder), "--limit", "3"]).good();
     let ran = cli(&["trace", "--json", &place(&chain.reminder), "--limit", "2"]);
     let ran = ran.bad(0, &["no more than 2 messages were looked for"]);
-    assert_eq!(ran.json()[0]["ancestors"]["messages"][0]["messages"][1]["found"], Value::Null);
+    assert_eq!(ran.json()[0]["ancestors"][3]["found"], Value::Null);
 }
 
 /// Who has no room for its errors still gets the exit code.
@@ -131,15 +151,98 @@ fn what_was_made_of_a_message_is_found() {
     let tree = &cli(&arguments).good().json()[0]["descendants"];
     assert_eq!(
         shape(tree),
-        json!(["shop", "order-1", null, [["billing", "invoice", null, [["mail", "reminder", null, []]]]]])
+        json!([
+            ["shop", "order-1", null, []],
+            ["billing", "invoice", null, ["order-1"]],
+            ["mail", "reminder", null, ["invoice"]]
+        ])
     );
     // On the way there, where only the end is looked through.
     let arguments = ["trace", "--json", &place(&chain.orders[1]), "--descendants", reminders];
     let tree = &cli(&arguments).good().json()[0]["descendants"];
     assert_eq!(
         shape(tree),
-        json!(["shop", "order-2", null, [["billing", "invoice", null, [["mail", "reminder", null, []]]]]])
+        json!([
+            ["shop", "order-2", null, []],
+            ["billing", "invoice", null, ["order-2"]],
+            ["mail", "reminder", null, ["invoice"]]
+        ])
     );
+}
+
+/// Its place alone, as where its history was cut.
+fn cut(reference: &Ref) -> Ref {
+    Ref { history: None, ..reference.clone() }
+}
+
+/// So many messages, each made of the one before, whose history it does not have.
+fn chain_of(topic: &str, count: usize) -> Vec<Ref> {
+    let producer = Producer::new("step", shared_broker()).unwrap();
+    let mut chain: Vec<Ref> = Vec::new();
+    for number in 0..count {
+        let id = format!("id-{number}");
+        let message = Message::new(json!({})).id(&id).caused_by_all(chain.last().cloned());
+        let at = producer.produce(topic, &message).unwrap();
+        let (topic, partition, offset) = (topic.to_owned(), at.partition, at.offset);
+        chain.push(Ref { topic, partition, offset, key: Some(id), history: None });
+    }
+    chain
+}
+
+/// Deeper than a history may be, and than JSON is read.
+#[test]
+fn a_long_chain_is_traced_in_a_moment() {
+    let topic = topic();
+    let chain = chain_of(&topic, 300);
+    let start = Instant::now();
+    let ran = cli(&["trace", "--json", &place(&chain[299])]).good();
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let nodes = shape(&ran.json()[0]["ancestors"]);
+    assert_eq!(nodes.as_array().unwrap().len(), 300);
+    assert_eq!(nodes[298], json!(["step", "id-1", true, ["id-0"]]));
+    assert_eq!(nodes[299], json!(["step", "id-0", true, []]));
+    let text = cli(&["trace", &place(&chain[299])]).good().stdout;
+    assert_eq!(text.lines().count(), 300);
+}
+
+#[test]
+fn many_sources_are_looked_for_at_once() {
+    let (orders, wholes) = (TestTopic::new(shared_broker(), 3), topic());
+    let producer = Producer::new("shop", shared_broker()).unwrap();
+    let send = |number: usize| {
+        let id = format!("id-{number}");
+        let at = producer.produce(&orders, &Message::new(json!({})).id(&id)).unwrap();
+        Ref { topic: orders.to_string(), partition: at.partition, offset: at.offset, key: Some(id), history: None }
+    };
+    // Near ones and far ones.
+    let sources: Vec<Ref> = (0..3_000).map(send).step_by(3).collect();
+    let first = &sources[0];
+    let gone = Ref { offset: 1_000_000, key: None, ..first.clone() };
+    let at = producer.produce(&wholes, &Message::new(json!({})).caused_by_all(sources.iter().cloned().chain([gone])));
+    let start = Instant::now();
+    let ran = cli(&["trace", "--json", &format!("{}:0:{}", &*wholes, at.unwrap().offset), "--limit", "2000"]).good();
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    let nodes = &ran.json()[0]["ancestors"];
+    let found = |is_there: bool| nodes.as_array().unwrap().iter().filter(|node| node["found"] == is_there).count();
+    assert_eq!((found(true), found(false)), (1_001, 1));
+}
+
+/// The message between was scanned before or after, and its own history does not tell of the first.
+#[test]
+fn what_was_made_of_a_message_is_found_where_histories_are_cut() {
+    let (orders, invoices, reminders) = (topic(), topic(), topic());
+    let order = made("shop", &orders, "order", &[]);
+    let invoice = made("billing", &invoices, "invoice", &[cut(&order)]);
+    made("mail", &reminders, "reminder", &[cut(&invoice)]);
+    let expected = json!([
+        ["shop", "order", null, []],
+        ["billing", "invoice", null, ["order"]],
+        ["mail", "reminder", null, ["invoice"]]
+    ]);
+    for topics in [[&*invoices, &*reminders], [&*reminders, &*invoices]] {
+        let ran = cli(&["trace", "--json", &place(&order), "--descendants", topics[0], topics[1]]).good();
+        assert_eq!(shape(&ran.json()[0]["descendants"]), expected);
+    }
 }
 
 /// One that hangs on two is shown whole once.
@@ -149,9 +252,14 @@ fn a_source_of_two_is_shown_once() {
     let order = made("shop", &orders, "order", &[]);
     let parts = ["left", "right"].map(|id| made("split", &halves, id, std::slice::from_ref(&order)));
     let whole = made("join", &wholes, "whole", &parts);
-    let tree = &cli(&["trace", "--json", &place(&whole)]).good().json()[0]["ancestors"];
-    let again = |index: usize| tree["messages"][index]["messages"][0]["again"].clone();
-    assert_eq!([again(0), again(1)], [json!(false), json!(true)]);
+    let nodes = &cli(&["trace", "--json", &place(&whole)]).good().json()[0]["ancestors"];
+    let expected = json!([
+        ["join", "whole", true, ["left", "right"]],
+        ["split", "left", true, ["order"]],
+        ["split", "right", true, ["order"]],
+        ["shop", "order", true, []],
+    ]);
+    assert_eq!(shape(nodes), expected);
     assert_eq!(cli(&["trace", &place(&whole)]).good().stdout.matches("as above").count(), 1);
 }
 

@@ -137,7 +137,15 @@ impl Connection {
     /// A consumer that reads partitions which it is given, and is no member of the group: that is only asked about. It
     /// tells where partitions end.
     pub(crate) fn reader(&self, group: &str) -> Result<BaseConsumer<Context>> {
+        self.reader_with(group, &[])
+    }
+
+    /// The same, with these properties.
+    pub(crate) fn reader_with(&self, group: &str, properties: &[(&str, &str)]) -> Result<BaseConsumer<Context>> {
         let mut config = self.consumer_config(group)?;
+        for (key, value) in properties {
+            config.set(*key, *value);
+        }
         // Where it is to start it is told; an offset that is gone must not lead elsewhere.
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
         self.create(&config)

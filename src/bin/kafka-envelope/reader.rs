@@ -47,6 +47,22 @@ impl<'a> Reader<'a> {
         Ok(Self { connection, consumer: connection.reader(group)? })
     }
 
+    /// One that goes from place to place. Where a partition ends, brokers are not to wait for more: what is asked next of
+    /// them would wait, too.
+    pub(crate) fn of_places(connection: &'a Connection) -> Result<Self> {
+        let properties = [("fetch.wait.max.ms", "5"), ("fetch.message.max.bytes", "65536")];
+        Ok(Self { connection, consumer: connection.reader_with(SERVICE, &properties)? })
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.connection.timeout()
+    }
+
+    /// Why nothing came.
+    pub(crate) fn unreachable(&self) -> Failure {
+        self.connection.unreachable(self.consumer.context())
+    }
+
     pub(crate) fn consumer(&self) -> &BaseConsumer<Context> {
         &self.consumer
     }

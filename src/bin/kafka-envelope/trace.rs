@@ -1,12 +1,14 @@
 //! Where a message came from, and what was made of it.
 
-mod tree;
+mod descendants;
+mod graph;
+mod lookup;
 
-use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::str::FromStr;
 
-use kafka_envelope::{History, Ref, low_level};
+use indicatif::ProgressBar;
+use kafka_envelope::{Ref, low_level};
 use rdkafka::Message as _;
 use serde_json::json;
 
@@ -14,7 +16,8 @@ use crate::connection::Connection;
 use crate::failure::{Failure, Result, warn};
 use crate::output::Output;
 use crate::reader::{Position, Reader};
-use crate::trace::tree::Tree;
+use crate::trace::graph::Graph;
+use crate::trace::lookup::{Answer, Lookup};
 
 /// So many messages are looked for in Kafka, where nothing else is said.
 const LOOKED_FOR: &str = "1000";
@@ -22,6 +25,7 @@ const LOOKED_FOR: &str = "1000";
 const EXAMPLES: &str = "\
 Each line is a message: its place and key, the service that made it and when, how long that was after the latest of its \
 sources, and `gone` where Kafka has it no more: what is known of it then stands in the history of what came of it.
+--json writes lists of messages, each once and with the places of its `sources`; the first is the message itself.
 
 Examples:
   kafka-envelope trace invoices:0:42
@@ -82,33 +86,23 @@ impl std::fmt::Display for Place {
 }
 
 pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Output) -> Result {
-    let reader = Reader::new(connection)?;
+    let reader = Reader::of_places(connection)?;
     let Found { reference, millis } = find(&reader, &arguments.message)?;
-    let mut ancestors = Ancestors {
-        reader: &reader,
-        left: arguments.limit,
-        is_cut: false,
-        known: HashMap::new(),
-        shown: HashSet::new(),
+    let bar = output.bar(None);
+    let ancestors = ancestors(&reader, arguments, &reference, &bar)?;
+    let descendants = match &*arguments.descendants {
+        [] => None,
+        topics => Some(descendants::scan(&Reader::new(connection)?, topics, &reference, millis, &bar)?),
     };
-    ancestors.known.insert(arguments.message.clone(), Some(reference.history.clone()));
-    let tree = ancestors.tree(&reference)?;
-    if ancestors.is_cut {
-        warn(format_args!("no more than {} messages were looked for: --limit says how many", arguments.limit));
-    }
-    let descendants = descendants(&reader, arguments, &reference, millis)?;
+    bar.finish_and_clear();
     if output.json {
-        return output
-            .value(&json!({"ancestors": tree.to_json(), "descendants": descendants.as_ref().map(Tree::to_json)}));
+        let descendants = descendants.as_ref().map(Graph::to_json);
+        return output.value(&json!({"ancestors": ancestors.to_json(), "descendants": descendants}));
     }
-    tree.print(output)?;
-    match descendants {
-        Some(descendants) => {
-            output.line("")?;
-            descendants.print(output)
-        }
-        None => Ok(()),
-    }
+    ancestors.print_sources(output)?;
+    let Some(descendants) = descendants else { return Ok(()) };
+    output.line("")?;
+    descendants.print_made(output)
 }
 
 /// A message that is there.
@@ -159,143 +153,38 @@ fn read_one(
     reader.scan(&place.topic, &from, false, each, || Ok(()))
 }
 
-/// What Kafka still has of a message's ancestors.
-struct Ancestors<'a> {
-    reader: &'a Reader<'a>,
-    /// So many more may be looked for.
-    left: usize,
-    /// More were there to be looked for.
-    is_cut: bool,
-    /// What was looked for: none where Kafka has it no more, and the history of what it has.
-    known: HashMap<Place, Option<Option<History>>>,
-    /// What stands in the tree already.
-    shown: HashSet<Place>,
-}
-
-impl Ancestors<'_> {
-    fn tree(&mut self, reference: &Ref) -> Result<Tree> {
-        let place = Place::of(reference);
-        let is_there = match self.known.get(&place) {
-            Some(known) => Some(known.is_some()),
-            None if self.left == 0 => {
-                self.is_cut = true;
-                None
-            }
-            None => {
-                self.left -= 1;
-                match self.look(reference) {
-                    Ok(known) => {
-                        let is_there = known.is_some();
-                        self.known.insert(place.clone(), known);
-                        Some(is_there)
+/// What a message was made of, and what Kafka still has of that.
+fn ancestors(reader: &Reader<'_>, arguments: &Arguments, of: &Ref, bar: &ProgressBar) -> Result<Graph> {
+    let mut graph = Graph::default();
+    let mut lookup = Lookup::new(reader);
+    let mut left = arguments.limit;
+    let mut is_cut = false;
+    let first = graph.node(of);
+    graph.nodes[first].is_there = Some(true);
+    let mut wanted = of.history.as_ref().map(|history| graph.learn(first, history, true)).unwrap_or_default();
+    // All that a history tells of is looked for at once, then what the histories of those tell of, and so on.
+    while !wanted.is_empty() {
+        is_cut |= wanted.len() > left;
+        wanted.truncate(left);
+        left -= wanted.len();
+        let mut answers = lookup.look(wanted.iter(), bar)?;
+        for reference in std::mem::take(&mut wanted) {
+            let index = graph.node(&reference);
+            match answers.remove(&Place::of(&reference)) {
+                Some(Answer::There(history)) => {
+                    graph.nodes[index].is_there = Some(true);
+                    // It may go on where that of its descendants was cut.
+                    if let Some(history) = history {
+                        wanted.extend(graph.learn(index, &history, true));
                     }
-                    Err(Failure::Error { what, .. }) => {
-                        // Without brokers nothing is known to be gone.
-                        self.reader.metadata(Some(&place.topic))?;
-                        warn(format_args!("{place} cannot be looked for: {what}"));
-                        None
-                    }
-                    Err(other) => return Err(other),
                 }
-            }
-        };
-        // The record's own history may go on where that of its descendants was cut.
-        let own = self.known.get(&place).cloned().flatten().flatten();
-        let history = own.or_else(|| reference.history.clone());
-        let mut tree = Tree::new(place.clone(), reference.key.clone(), history.as_ref(), is_there);
-        if !self.shown.insert(place) {
-            return Ok(tree.again());
-        }
-        for source in tree.sources() {
-            let source = self.tree(&source)?;
-            tree.push(source);
-        }
-        Ok(tree)
-    }
-
-    fn look(&self, reference: &Ref) -> Result<Option<Option<History>>> {
-        let place = Place::of(reference);
-        // Its topic may be gone as well.
-        if self.reader.known_partitions(&place.topic)?.is_none_or(|all| !all.contains(&place.partition)) {
-            return Ok(None);
-        }
-        let mut found = None;
-        read_one(self.reader, &place, |record| {
-            let message = low_level::unpack(record).ok().flatten().map(|message| message.reference);
-            // Of a topic that was made anew another message may stand there.
-            let is_it = message.as_ref().is_none_or(|message| is_same(message, reference));
-            found = is_it.then(|| message.and_then(|message| message.history));
-            Ok(())
-        })?;
-        Ok(found)
-    }
-}
-
-/// Whether these can be one message, as far as both tell who made it, and when.
-fn is_same(one: &Ref, other: &Ref) -> bool {
-    let made = |message: &Ref| {
-        let stage = message.history.as_ref().and_then(|history| history.stage().ok())?;
-        Some((stage.service, stage.at))
-    };
-    let differ = one.key.as_ref().zip(other.key.as_ref()).is_some_and(|(one, other)| one != other);
-    !differ && made(one).zip(made(other)).is_none_or(|(one, other)| one == other)
-}
-
-/// What was made of a message, as far as it stands in these topics.
-fn descendants(reader: &Reader<'_>, arguments: &Arguments, of: &Ref, millis: Option<i64>) -> Result<Option<Tree>> {
-    if arguments.descendants.is_empty() {
-        return Ok(None);
-    }
-    let origin = Place::of(of);
-    let mut made: HashMap<Place, Vec<Ref>> = HashMap::new();
-    let mut edges: HashSet<(Place, Place)> = HashSet::new();
-    let mut others = 0_u64;
-    for topic in &arguments.descendants {
-        let partitions = reader.partitions(topic)?;
-        let from = match millis {
-            // Clocks differ: from a minute before.
-            Some(millis) => reader.offsets_at(topic, &partitions, millis.saturating_sub(60_000).max(0))?,
-            None => partitions.iter().map(|partition| Position { partition: *partition, offset: 0 }).collect(),
-        };
-        let each = |record: &rdkafka::message::BorrowedMessage<'_>| {
-            match low_level::unpack(record) {
-                Ok(Some(message)) => {
-                    trace_back(&message.reference, &origin, &mut made, &mut edges);
-                }
-                Ok(None) => {}
-                Err(_) => others += 1,
-            }
-            Ok(ControlFlow::Continue(()))
-        };
-        reader.scan(topic, &from, false, each, || Ok(()))?;
-    }
-    if others > 0 {
-        warn(format_args!("{others} records are no envelopes, and tell no source"));
-    }
-    Ok(Some(Tree::of_descendants(of, &made)))
-}
-
-/// Notes on which ways a message came from `origin`. False: on none.
-fn trace_back(
-    message: &Ref,
-    origin: &Place,
-    made: &mut HashMap<Place, Vec<Ref>>,
-    edges: &mut HashSet<(Place, Place)>,
-) -> bool {
-    let place = Place::of(message);
-    if place == *origin {
-        return true;
-    }
-    let Some(stage) = message.history.as_ref().and_then(|history| history.stage().ok()) else { return false };
-    let mut is_on_way = false;
-    for source in &stage.refs {
-        if trace_back(source, origin, made, edges) {
-            is_on_way = true;
-            let source = Place::of(source);
-            if edges.insert((source.clone(), place.clone())) {
-                made.entry(source).or_default().push(message.clone());
+                Some(Answer::Gone) => graph.nodes[index].is_there = Some(false),
+                None => {}
             }
         }
     }
-    is_on_way
+    if is_cut {
+        warn(format_args!("no more than {} messages were looked for: --limit says how many", arguments.limit));
+    }
+    Ok(graph)
 }
