@@ -1,12 +1,13 @@
 //! `kafka-envelope dlt`: dead letters of a real consumer, counted, shown and put back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use kafka_envelope::{Batch, Consumer, GiveUp, HandlerError, Message, OnError, Producer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::message::{BorrowedHeaders, Header, Headers as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
@@ -16,7 +17,7 @@ use super::support::cli::{Ran, cli, command};
 use super::support::kafka::{admin, admin_options};
 use super::support::running::Running;
 use super::support::{
-    TestTopic, committed, consume_all, create_topic_with, delete_topic, produce_raw, shared_broker, unique,
+    TestTopic, committed, consume_all, create_topic_with, delete_topic, eventually, produce_raw, shared_broker, unique,
 };
 
 /// A topic, and the letters of a consumer that gave up some of its records.
@@ -299,15 +300,92 @@ fn letters_do_not_go_round_for_ever() {
     assert_eq!(letters.records()["id-0"].iter().map(|(.., redrives)| *redrives).collect::<Vec<_>>(), [0, 1, 2]);
 }
 
-/// Where one of a batch cannot go back, nothing of the batch does.
+/// Writes letters by hand: where they came from, and how long they are.
+fn write_letters(dlt: &str, letters: &[(&str, usize)]) {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", shared_broker()).create().unwrap();
+    for (index, (from, length)) in letters.iter().enumerate() {
+        let headers = OwnedHeaders::new().insert(Header { key: "kafka_dlt-original-topic", value: Some(*from) });
+        let (key, value) = (format!("id-{index}"), "x".repeat(*length));
+        producer.send(BaseRecord::to(dlt).partition(0).key(&key).payload(&value).headers(headers)).unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+/// The others of its batch go, in the same run, and it is not made anew.
 #[test]
-fn a_letter_that_cannot_go_back_is_an_error() {
+fn letters_whose_topic_is_gone_stay() {
     let letters = Letters::new();
-    letters.send(0..3);
-    letters.give_up(&unique("group"), 3);
-    delete_topic(shared_broker(), &letters.topic);
+    let gone = unique("gone");
+    write_letters(&letters.dlt, &[(&letters.topic, 1), (&gone, 1), (&letters.topic, 1)]);
     let group = unique("redrive");
-    let ran = letters.redrive(&group, &["--config", "topic.metadata.propagation.max.ms=2000"]);
-    ran.bad(1, &["cannot be put back to", &letters.topic, "hint: nothing of its batch was put back"]);
-    assert_eq!(committed(shared_broker(), &group, &letters.dlt, 0), None);
+    let expected = [&*format!("{}:0:1 cannot be put back", letters.dlt), &format!("there is no topic `{gone}`")];
+    let dry = letters.redrive(&group, &["--dry-run"]).bad(3, &expected);
+    assert!(dry.stdout.ends_with("2 letters would be put back\n"), "{}", dry.stdout);
+    let ran = letters.redrive(&group, &[]).bad(3, &expected).bad(3, &["1 letters were left"]);
+    assert!(ran.stdout.ends_with("2 letters put back\n"), "{}", ran.stdout);
+    assert_eq!(letters.records().keys().collect::<Vec<_>>(), ["id-0", "id-2"]);
+    assert_eq!(committed(shared_broker(), &group, &letters.dlt, 0), Some(1));
+    cli(&["topics", "describe", &gone]).bad(1, &["there is no topic"]);
+    // Once it is there again, it goes.
+    create_topic_with(shared_broker(), &gone, 1, &[]);
+    let ran = letters.redrive(&group, &[]).good();
+    assert!(ran.stdout.ends_with("1 letters put back\n"), "{}", ran.stdout);
+    delete_topic(shared_broker(), &gone);
+}
+
+/// Refused by the client, or by the broker: in no time, and the others go.
+#[test]
+fn letters_that_are_refused_stay() {
+    let letters = Letters::new();
+    let narrow = unique("narrow");
+    create_topic_with(shared_broker(), &narrow, 1, &[("max.message.bytes", "2000")]);
+    let all: Vec<_> = (0..250).map(|number| (&*narrow, if number % 100 == 50 { 5_000 } else { 10 })).collect();
+    write_letters(&letters.dlt, &all);
+    let start = Instant::now();
+    for more in [&["--config", "message.max.bytes=4000", "--limit", "120"][..], &["--config", "compression.type=none"]]
+    {
+        let group = unique("redrive");
+        let ran = letters.redrive(&group, more).bad(3, &[&format!("{}:0:50 cannot be put back", letters.dlt)]);
+        assert!(ran.stdout.ends_with(" letters put back\n"), "{}", ran.stdout);
+        let before = consume_all(shared_broker(), &narrow).len();
+        // What was left is all that is still to do.
+        let again = letters.redrive(&group, &["--dry-run"]).good().stdout;
+        let left = again.lines().count() - 1;
+        assert_eq!(left, if more.len() == 2 { 2 } else { 250 - before }, "{again}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(50), "{:?}", start.elapsed());
+    let keys: HashSet<_> =
+        consume_all(shared_broker(), &narrow).iter().map(|record| record.key().unwrap().to_vec()).collect();
+    assert_eq!(keys.len(), 248);
+    delete_topic(shared_broker(), &narrow);
+}
+
+/// They would say that letters are done which nobody put back.
+#[test]
+fn offsets_of_another_program_are_refused() {
+    let letters = Letters::new();
+    write_letters(&letters.dlt, &[(&letters.topic, 1), (&letters.topic, 1)]);
+    let group = unique("foreign");
+    let client = ClientConfig::new().set("bootstrap.servers", shared_broker()).set("group.id", &group).clone();
+    let consumer: BaseConsumer = client.create().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&letters.dlt, 0, Offset::Offset(1)).unwrap();
+    eventually(Duration::from_secs(30), "the offset is committed", || consumer.commit(&offsets, CommitMode::Sync).ok());
+    letters.redrive(&group, &[]).bad(1, &["is not this program's", "hint: another program commits under this group"]);
+    assert!(letters.records().is_empty());
+}
+
+/// So many gaps are more than ranges in a commit's metadata could tell.
+#[test]
+fn every_second_letter_goes_back() {
+    let letters = Letters::new();
+    let other = TestTopic::new(shared_broker(), 1);
+    let all: Vec<_> = (0..6_000).map(|number| (if number % 2 == 0 { &*other } else { &*letters.topic }, 1)).collect();
+    write_letters(&letters.dlt, &all);
+    let group = unique("redrive");
+    for (more, count) in [(&["--from-topic", &*letters.topic][..], 3_000), (&[], 3_000), (&[], 0)] {
+        let text = letters.redrive(&group, more).good().stdout;
+        assert!(text.ends_with(&format!("{count} letters put back\n")), "{}", text.lines().last().unwrap());
+    }
+    assert_eq!(letters.records().len(), 3_000);
 }

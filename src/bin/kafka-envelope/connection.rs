@@ -166,6 +166,8 @@ impl Connection {
         let mut config = self.producer_config()?;
         // librdkafka takes the transaction's time.
         config.set("transactional.id", id).remove("delivery.timeout.ms");
+        // A topic that is gone is not made anew.
+        config.set("allow.auto.create.topics", "false");
         let producer: BaseProducer<_> = config.create_with_context(Refusals::default())?;
         producer.init_transactions(timeout)?;
         Ok(producer)
@@ -264,7 +266,13 @@ impl ProducerContext for Refusals {
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
         if let Err((error, _)) = result {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((index, error.clone()));
+            let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those that are purged are so because another one was refused, which may be told later.
+            let is_purged =
+                |error: &KafkaError| matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight));
+            if first.as_ref().is_none_or(|(_, first)| is_purged(first) && !is_purged(error)) {
+                *first = Some((index, error.clone()));
+            }
         }
     }
 }

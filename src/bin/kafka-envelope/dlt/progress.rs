@@ -2,11 +2,17 @@
 //!
 //! All before the committed offset are. Of those behind it the commit's metadata tells: a run with filters leaves gaps.
 
-use std::fmt;
+use std::fmt::Write as _;
 use std::str::FromStr;
 
 /// The most bytes of metadata that brokers take by default (`offset.metadata.max.bytes`).
 const MOST: usize = 4096;
+
+/// What the metadata begins with: other programs' offsets do not say what is done.
+const MARK: &str = "kafka-envelope:";
+/// Before a bitmap, where that is shorter than ranges: a letter for each 6 offsets.
+const BITMAP: &str = "b:";
+const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The offsets of a partition that are done: ranges that do not touch, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,20 +28,42 @@ impl Progress {
         if committed > 0 {
             progress.0.push((0, committed));
         }
-        let mut at = committed;
-        let steps = metadata.split(',').filter(|step| !step.is_empty());
-        let steps: Vec<i64> =
-            steps.map(i64::from_str).collect::<Result<_, _>>().map_err(|_| "is not this program's")?;
-        for step in steps.chunks(2) {
-            let [gap, length] = *step else { return Err("is not this program's".into()) };
-            if gap <= 0 || length <= 0 {
-                return Err("is not this program's".into());
-            }
-            let start = at + gap;
-            at = start + length;
-            progress.0.push((start, at));
+        let foreign = || "is not this program's".to_owned();
+        let behind = metadata.strip_prefix(MARK).ok_or_else(foreign)?;
+        match behind.strip_prefix(BITMAP) {
+            Some(bitmap) => progress.read_bitmap(committed, bitmap),
+            None => progress.read_ranges(committed, behind),
         }
+        .ok_or_else(foreign)?;
         Ok(progress)
+    }
+
+    fn read_ranges(&mut self, mut at: i64, ranges: &str) -> Option<()> {
+        let steps = ranges.split(',').filter(|step| !step.is_empty());
+        let steps: Vec<i64> = steps.map(i64::from_str).collect::<Result<_, _>>().ok()?;
+        for step in steps.chunks(2) {
+            let [gap, length] = *step else { return None };
+            if gap <= 0 || length <= 0 {
+                return None;
+            }
+            let start = at.checked_add(gap)?;
+            at = start.checked_add(length)?;
+            self.0.push((start, at));
+        }
+        Some(())
+    }
+
+    fn read_bitmap(&mut self, mut at: i64, bitmap: &str) -> Option<()> {
+        for letter in bitmap.bytes() {
+            let bits = LETTERS.iter().position(|known| *known == letter)?;
+            for bit in 0..6 {
+                if bits & (1 << bit) != 0 {
+                    self.done(at, at);
+                }
+                at = at.checked_add(1)?;
+            }
+        }
+        Some(())
     }
 
     pub(crate) fn is_done(&self, offset: i64) -> bool {
@@ -76,21 +104,45 @@ impl Progress {
 
     /// What a commit at [`Progress::next`] says of what is behind it. None: that is too much for a commit.
     pub(crate) fn metadata(&self) -> Option<String> {
-        let text = self.to_string();
-        (text.len() <= MOST).then_some(text)
+        let ranges = self.ranges();
+        let behind = match self.bitmap(ranges.len()) {
+            Some(bitmap) => bitmap,
+            None => ranges,
+        };
+        (MARK.len() + behind.len() <= MOST).then(|| format!("{MARK}{behind}"))
     }
-}
 
-/// Gaps and lengths in turn, from the first offset that is not done.
-impl fmt::Display for Progress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn behind(&self) -> impl Iterator<Item = &(i64, i64)> {
+        self.0.iter().filter(|(start, _)| *start > 0)
+    }
+
+    /// Gaps and lengths in turn, from the first offset that is not done.
+    fn ranges(&self) -> String {
+        let mut text = String::new();
         let mut at = self.next();
-        for (index, (start, end)) in self.0.iter().filter(|(start, _)| *start > 0).enumerate() {
+        for (index, (start, end)) in self.behind().enumerate() {
             let comma = if index > 0 { "," } else { "" };
-            write!(f, "{comma}{},{}", start - at, end - start)?;
+            // To a String it cannot fail.
+            let _ = write!(text, "{comma}{},{}", start - at, end - start);
             at = *end;
         }
-        Ok(())
+        text
+    }
+
+    /// A bit for each offset, from the first that is not done. None: it is no shorter than this.
+    fn bitmap(&self, than: usize) -> Option<String> {
+        let first = self.next();
+        let count = usize::try_from(self.0.last()?.1.checked_sub(first)?).ok()?;
+        let letters = count.div_ceil(6);
+        if BITMAP.len() + letters >= than {
+            return None;
+        }
+        let mut bits = vec![0_usize; letters];
+        for offset in self.behind().flat_map(|(start, end)| *start..*end) {
+            let at = usize::try_from(offset - first).ok()?;
+            bits[at / 6] |= 1 << (at % 6);
+        }
+        Some(BITMAP.chars().chain(bits.into_iter().map(|bits| char::from(LETTERS[bits]))).collect())
     }
 }
 
@@ -115,8 +167,8 @@ mod tests {
             (&[7, 5, 6, 5], 0, "5,3"),
         ] {
             let progress = with(offsets);
-            assert_eq!((progress.next(), &*progress.metadata().unwrap()), (next, metadata), "{offsets:?}");
-            assert_eq!(Progress::of(next, metadata).unwrap(), progress);
+            assert_eq!((progress.next(), &*progress.ranges()), (next, metadata), "{offsets:?}");
+            assert_eq!(Progress::of(next, &progress.metadata().unwrap()).unwrap(), progress);
             for offset in 0..12 {
                 assert_eq!(progress.is_done(offset), offsets.contains(&offset), "{offset} of {offsets:?}");
             }
@@ -137,7 +189,7 @@ mod tests {
         ] {
             let mut progress = with(&[5, 6, 10, 20]);
             progress.done(since, offset);
-            assert_eq!(progress.to_string(), expected, "{since} to {offset}");
+            assert_eq!(progress.ranges(), expected, "{since} to {offset}");
         }
     }
 
@@ -145,22 +197,42 @@ mod tests {
     fn what_is_gone_needs_no_more_mention() {
         let mut progress = with(&[5, 6, 9, 20]);
         progress.forget_before(8);
-        assert_eq!((progress.next(), progress.to_string()), (8, "1,1,10,1".into()));
+        assert_eq!((progress.next(), progress.ranges()), (8, "1,1,10,1".into()));
         progress.forget_before(9);
-        assert_eq!((progress.next(), progress.to_string()), (10, "10,1".into()));
+        assert_eq!((progress.next(), progress.ranges()), (10, "10,1".into()));
         progress.forget_before(0);
         progress.forget_before(3);
         assert_eq!(progress.next(), 10);
         progress.forget_before(30);
-        assert_eq!((progress.next(), progress.to_string()), (30, String::new()));
+        assert_eq!((progress.next(), progress.ranges()), (30, String::new()));
+    }
+
+    #[test]
+    fn what_is_scattered_is_a_bitmap() {
+        for (offsets, metadata) in [
+            (vec![0, 5, 6, 9], "kafka-envelope:b:wE"),
+            (vec![0, 5, 6, 900], "kafka-envelope:4,2,893,1"),
+            (vec![0, 1, 2], "kafka-envelope:"),
+            (vec![], "kafka-envelope:"),
+        ] {
+            assert_eq!(with(&offsets).metadata().as_deref(), Some(metadata), "{offsets:?}");
+        }
+        for count in [1, 2, 100, 5_000, 12_000] {
+            let progress = with(&(0..count).map(|number| number * 2 + 1).collect::<Vec<_>>());
+            let metadata = progress.metadata().unwrap();
+            assert_eq!(Progress::of(0, &metadata).unwrap(), progress, "{metadata}");
+        }
     }
 
     #[test]
     fn foreign_metadata_and_too_much_of_ones_own_are_told() {
-        for metadata in ["x", "1", "1,2,3", "0,1", "3,-1", "{}"] {
+        for metadata in ["", "x", "1", "1,2"] {
             assert!(Progress::of(0, metadata).is_err(), "{metadata}");
         }
-        let scattered: Vec<i64> = (0..5_000).map(|number| number * 2 + 1).collect();
+        for behind in ["x", "1", "1,2,3", "0,1", "3,-1", "{}", "b:?", "9223372036854775807,1"] {
+            assert!(Progress::of(0, &format!("{MARK}{behind}")).is_err(), "{behind}");
+        }
+        let scattered: Vec<i64> = (0..13_000).map(|number| number * 2 + 1).collect();
         assert_eq!(with(&scattered).metadata(), None);
     }
 }

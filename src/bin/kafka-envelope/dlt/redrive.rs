@@ -4,6 +4,7 @@
 //! once, however often the run is interrupted; who reads uncommitted ones may get a batch again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use indicatif::ProgressBar;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, OwnedMessage};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::json;
 
@@ -34,11 +35,16 @@ const EXAMPLES: &str = "\
 A letter goes to the topic and partition that it came from, with its own key, value and headers, and the header \
 `kafka_envelope-redrives`, which counts how often it was put back.
 
+A letter that cannot go back stays and is named, and so is one whose topic is gone: none is made anew. The others go.
+
 100 letters and the commit that they are done are one transaction: interrupted and started again, nothing is lost, and \
-nothing comes twice for who reads committed records; for others at most 100 letters do. SIGINT ends it between two of them. What is done stands in the offsets \
-of the --group, what a filter left between them in their metadata. Of two runs at once the later one goes on. Brokers forget the offsets of a group that nobody uses \
-(`offsets.retention.minutes`, 7 days where nothing else is set): letters that are older than that are put back again \
-then, unless --since leaves them.
+nothing comes twice for who reads committed records; for others at most 100 letters do. SIGINT ends it between two of \
+them. Of two runs at once the later one goes on.
+
+What is done stands in the offsets of the --group, and what was left between in their metadata, which holds 4096 bytes: \
+of a partition some 24,000 letters from the first that is not done on, or about 1,000 gaps, however wide. A run that \
+would leave more ends there. Brokers forget the offsets of a group that nobody uses (`offsets.retention.minutes`, 7 days \
+where nothing else is set): letters that are older than that are put back again then, unless --since leaves them.
 
 Examples:
   kafka-envelope dlt redrive orders-dlt --dry-run
@@ -74,13 +80,16 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     let producer = match dry_run {
         true => None,
         // From here on another run that goes on fails.
-        false => Some(connection.transactional(&format!("{group}-{topic}"), PATIENCE)?),
+        false => Some(connection.transactional(&transactional_id(group, topic), PATIENCE)?),
     };
     let mut redrive = Redrive {
         arguments,
         output,
         progress: progress(&offsets, connection, &reader, topic, &partitions)?,
         seen: HashMap::new(),
+        connection,
+        reader: &reader,
+        destinations: HashMap::new(),
         offsets: &offsets,
         producer,
         batch: Vec::new(),
@@ -119,6 +128,10 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     }
 }
 
+fn transactional_id(group: &str, topic: &str) -> String {
+    format!("{group}-{topic}")
+}
+
 /// What earlier runs have done.
 fn progress<C: rdkafka::consumer::ConsumerContext>(
     offsets: &BaseConsumer<C>,
@@ -154,6 +167,10 @@ struct Redrive<'a, C: rdkafka::consumer::ConsumerContext> {
     progress: HashMap<i32, Progress>,
     /// Of each partition the offset behind the last record that was read.
     seen: HashMap<i32, i64>,
+    connection: &'a Connection,
+    reader: &'a Reader<'a>,
+    /// The partitions of topics that letters came from; none where there is no such topic.
+    destinations: HashMap<String, Option<Vec<i32>>>,
     offsets: &'a BaseConsumer<C>,
     /// None: a dry run.
     producer: Option<BaseProducer<Refusals>>,
@@ -194,6 +211,11 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
             self.left += 1;
             return Ok(ControlFlow::Continue(()));
         }
+        if let Some(missing) = letter.origin.as_ref().map(|origin| self.missing(origin)).transpose()?.flatten() {
+            passed_over(&letter, &format!("cannot be put back, and stays: {missing}"));
+            self.left += 1;
+            return Ok(ControlFlow::Continue(()));
+        }
         self.batch.push((since, record.detach()));
         if self.batch.len() >= BATCH {
             self.send()?;
@@ -201,23 +223,80 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Puts the batch back, and commits that.
+    /// Why a letter cannot go back to where it came from, as far as the brokers' metadata tells.
+    fn missing(&mut self, origin: &Origin) -> Result<Option<String>> {
+        let Origin { topic, partition, .. } = origin;
+        let known = match self.destinations.entry(topic.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(self.reader.known_partitions(topic)?),
+        };
+        Ok(match (known, partition) {
+            (None, _) => Some(format!("there is no topic `{topic}`")),
+            (Some(known), Some(partition)) if !known.contains(partition) => {
+                Some(format!("topic `{topic}` has no partition {partition}"))
+            }
+            _ => None,
+        })
+    }
+
+    /// Puts the batch back, and commits that. Letters that are refused are left, and the others go without them.
     fn send(&mut self) -> Result {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        if let Some(producer) = &self.producer {
+        let mut batch = std::mem::take(&mut self.batch);
+        let mut one_by_one = false;
+        while !batch.is_empty() {
+            let Some(producer) = &self.producer else {
+                self.report(&batch)?;
+                break;
+            };
             producer.begin_transaction()?;
-            match self.send_by(producer) {
-                Ok(progress) => self.progress = progress,
-                Err(failure) => {
-                    let _ = producer.abort_transaction(PATIENCE);
-                    return Err(failure);
+            match self.send_by(producer, &batch, one_by_one) {
+                Ok(progress) => {
+                    self.progress = progress;
+                    self.report(&batch)?;
+                    break;
+                }
+                Err(refused) => {
+                    // Aborting waits for reports, which come while it is flushed.
+                    producer.purge(PurgeConfig::default().queue().inflight());
+                    let _ = producer.flush(PATIENCE);
+                    let aborted = producer.abort_transaction(PATIENCE);
+                    producer.context().take();
+                    let refused = match refused {
+                        Refused::All(failure) => return Err(failure),
+                        Refused::One(index, error) => Some((index, error)),
+                        Refused::Some => None,
+                    };
+                    aborted?;
+                    one_by_one |= refused.is_none();
+                    if let Some((index, error)) = refused {
+                        let (_, record) = batch.remove(index);
+                        passed_over(&Letter::of(&record), &format!("cannot be put back, and stays: {error}"));
+                        self.left += 1;
+                    }
+                    self.begin_anew()?;
+                    let is_open = |record: &OwnedMessage| {
+                        self.progress.get(&record.partition()).is_none_or(|done| !done.is_done(record.offset()))
+                    };
+                    batch.retain(|(_, record)| is_open(record));
                 }
             }
         }
-        for (_, record) in std::mem::take(&mut self.batch) {
-            let letter = Letter::of(&record);
+        self.output.flush()
+    }
+
+    /// After a refusal the producer's sequence has a gap, which brokers do not take. Another run may have come between.
+    fn begin_anew(&mut self) -> Result {
+        let Arguments { topic, group, .. } = self.arguments;
+        self.producer = None;
+        self.producer = Some(self.connection.transactional(&transactional_id(group, topic), PATIENCE)?);
+        let partitions: Vec<i32> = self.progress.keys().copied().collect();
+        self.progress = progress(self.offsets, self.connection, self.reader, topic, &partitions)?;
+        Ok(())
+    }
+
+    fn report(&mut self, batch: &[(i64, OwnedMessage)]) -> Result {
+        for (_, record) in batch {
+            let letter = Letter::of(record);
             let Some(origin) = &letter.origin else { continue };
             let to = origin.topic.as_str();
             let from = format!("{}:{}:{}", letter.topic, letter.partition, letter.offset);
@@ -228,14 +307,19 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
             self.redriven += 1;
             self.bar.inc(1);
         }
-        self.output.flush()
+        Ok(())
     }
 
     /// Within a transaction, which is committed then. The answer is what is done by then.
-    fn send_by(&self, producer: &BaseProducer<Refusals>) -> Result<HashMap<i32, Progress>> {
+    fn send_by(
+        &self,
+        producer: &BaseProducer<Refusals>,
+        batch: &[(i64, OwnedMessage)],
+        one_by_one: bool,
+    ) -> Result<HashMap<i32, Progress>, Refused> {
         let mut touched: Vec<i32> = Vec::new();
         let mut progress = self.progress.clone();
-        for (index, (since, record)) in self.batch.iter().enumerate() {
+        for (index, (since, record)) in batch.iter().enumerate() {
             let letter = Letter::of(record);
             let Some(origin) = &letter.origin else { continue };
             let headers = letter.redriven_headers();
@@ -248,7 +332,19 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                 producer.poll(Duration::from_millis(10));
                 sending = producer.send(back);
             }
-            sending.map_err(|(error, _)| self.not_sent(index, &error))?;
+            match sending {
+                Ok(()) => {}
+                Err((error, _)) if is_of_letter(&error) => return Err(Refused::One(index, error)),
+                Err((error, _)) => return Err(self.not_sent(batch, index, &error).into()),
+            }
+            if one_by_one {
+                let flushed = producer.flush(PATIENCE);
+                match producer.context().take() {
+                    Some((_, error)) if is_of_letter(&error) => return Err(Refused::One(index, error)),
+                    Some((_, error)) => return Err(self.not_sent(batch, index, &error).into()),
+                    None => flushed.map_err(Failure::from)?,
+                }
+            }
             progress.entry(letter.partition).or_default().done(*since, letter.offset);
             touched.push(letter.partition);
         }
@@ -260,23 +356,27 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                     .hint("what was done before stays so: choose fewer gaps, or no filter at all")
             };
             let metadata = progress.metadata().ok_or_else(too_much)?;
-            offsets.add_partition_offset(&self.arguments.topic, *partition, Offset::Offset(progress.next()))?;
+            let next = Offset::Offset(progress.next());
+            offsets.add_partition_offset(&self.arguments.topic, *partition, next).map_err(Failure::from)?;
             if let Some(mut element) = offsets.find_partition(&self.arguments.topic, *partition) {
                 element.set_metadata(metadata);
             }
         }
         let group = self.offsets.group_metadata().ok_or_else(|| Failure::new("the group has no metadata"))?;
-        producer.flush(PATIENCE)?;
-        if let Some((index, error)) = producer.context().take() {
-            return Err(self.not_sent(index, &error));
+        let flushed = producer.flush(PATIENCE);
+        match producer.context().take() {
+            // Others in the same request are refused with it.
+            Some((_, error)) if is_of_letter(&error) => return Err(Refused::Some),
+            Some((index, error)) => return Err(self.not_sent(batch, index, &error).into()),
+            None => flushed.map_err(Failure::from)?,
         }
-        producer.send_offsets_to_transaction(&offsets, &group, PATIENCE)?;
-        producer.commit_transaction(PATIENCE)?;
+        let committed = producer.send_offsets_to_transaction(&offsets, &group, PATIENCE);
+        committed.and_then(|()| producer.commit_transaction(PATIENCE)).map_err(Failure::from)?;
         Ok(progress)
     }
 
-    fn not_sent(&self, index: usize, error: &KafkaError) -> Failure {
-        let Some((_, record)) = self.batch.get(index) else { return Failure::new(error) };
+    fn not_sent(&self, batch: &[(i64, OwnedMessage)], index: usize, error: &KafkaError) -> Failure {
+        let Some((_, record)) = batch.get(index) else { return Failure::new(error) };
         let letter = Letter::of(record);
         let Letter { topic, partition, offset, .. } = letter;
         let to = letter.origin.map(|Origin { topic, partition, .. }| {
@@ -286,4 +386,41 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
         Failure::new(format_args!("{topic}:{partition}:{offset} cannot be put back to {to}: {error}"))
             .hint("nothing of its batch was put back; what was before it is")
     }
+}
+
+/// Why a batch was not put back.
+enum Refused {
+    /// This letter of it cannot.
+    One(usize, KafkaError),
+    /// Some of it cannot, at least one: one by one they tell which.
+    Some,
+    /// No letter can, so far.
+    All(Failure),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::All(failure)
+    }
+}
+
+/// Whether it is about what was sent and where to, so that others may still go.
+fn is_of_letter(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::MessageSizeTooLarge
+                | Code::MessageBatchTooLarge
+                | Code::InvalidMessage
+                | Code::InvalidMessageSize
+                | Code::InvalidRecord
+                | Code::InvalidTimestamp
+                | Code::InvalidTopic
+                | Code::PolicyViolation
+                | Code::TopicAuthorizationFailed
+                | Code::UnknownPartition
+                | Code::UnknownTopic
+                | Code::UnknownTopicOrPartition
+        )
+    )
 }
