@@ -129,7 +129,7 @@ fn a_letter_is_shown_whole() {
     assert_eq!(letter["consumer_group"], *group);
     assert_eq!(letter["message"], "no such account");
     assert_eq!((&letter["attempts"], &letter["redrives"]), (&json!(1), &json!(0)));
-    assert_eq!((&letter["key"], &letter["headers"]), (&json!("id-7"), &json!({"trace": "abc"})));
+    assert_eq!((&letter["key"], &letter["headers"]), (&json!("id-7"), &json!([{"name": "trace", "value": "abc"}])));
     assert_eq!(letter["value"]["payload"], Value::Null);
     assert!(letter["value"].to_string().contains(r#""number":7"#), "{letter}");
     let text = cli(&["dlt", "show", &letters.dlt, &place]).good().stdout;
@@ -138,6 +138,34 @@ fn a_letter_is_shown_whole() {
     cli(&["dlt", "show", &letters.dlt, "0:99"]).bad(1, &["there is no record", "has offsets from 0"]);
     cli(&["dlt", "show", &letters.dlt, "9:0"]).bad(1, &["has no partition 9"]);
     cli(&["dlt", "show", &letters.dlt, "nonsense"]).bad(2, &["is not partition:offset"]);
+}
+
+/// Nothing is changed or left out: numbers of any size, the order of names, and names that come twice.
+#[test]
+fn a_letter_is_shown_as_it_was_written() {
+    let letters = Letters::new();
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", shared_broker()).create().unwrap();
+    let headers = ["one", "two"]
+        .iter()
+        .fold(OwnedHeaders::new(), |all, value| all.insert(Header { key: "twice", value: Some(*value) }));
+    for value in ["{\"z\": 1.10,\n \"a\": 123456789012345678901234567890, \"a\": 1e400}", "no JSON"] {
+        producer
+            .send(BaseRecord::to(&letters.dlt).partition(0).key("key").payload(value).headers(headers.clone()))
+            .unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+    let line = cli(&["dlt", "show", &letters.dlt, "0:0", "--json"]).good().stdout;
+    let end = concat!(
+        r#","headers":[{"name":"twice","value":"one"},{"name":"twice","value":"two"}],"#,
+        r#""value":{"z":1.10,"a":123456789012345678901234567890,"a":1e400}}"#,
+        "\n",
+    );
+    assert!(line.ends_with(end) && line.lines().count() == 1, "{line}");
+    let line = cli(&["dlt", "show", &letters.dlt, "0:1", "--json"]).good().stdout;
+    assert!(line.ends_with("\"value\":\"no JSON\"}\n"), "{line}");
+    let text = cli(&["dlt", "show", &letters.dlt, "0:0"]).good().stdout;
+    assert!(text.contains("  twice: one\n  twice: two\n"), "{text}");
+    assert!(text.ends_with("1e400}\n") && text.contains("value: {\"z\": 1.10,\n"), "{text}");
 }
 
 /// To its own partition, with its own key, value and headers, and once.

@@ -131,7 +131,7 @@ fn show(Show { topic, letter: (partition, offset) }: &Show, connection: &Connect
     if (ends.low..ends.high).contains(offset) {
         let each = |record: &rdkafka::message::BorrowedMessage<'_>| {
             if rdkafka::Message::offset(record) == *offset {
-                found = Some(Letter::of(record).to_json());
+                found = Some(record.detach());
             }
             Ok(ControlFlow::Break(()))
         };
@@ -141,21 +141,18 @@ fn show(Show { topic, letter: (partition, offset) }: &Show, connection: &Connect
         return Err(Failure::new(format_args!("there is no record at {topic}:{partition}:{offset}"))
             .hint(format_args!("{topic}:{partition} has offsets from {} to before {}", ends.low, ends.high)));
     };
+    let letter = Letter::of(&letter);
     if output.json {
         return output.value(&letter);
     }
-    for (name, value) in letter.as_object().into_iter().flatten() {
-        match value {
-            Value::Object(fields) => {
-                output.line(&format!("{name}:"))?;
-                for (name, value) in fields {
-                    output.line(&format!("  {name}: {}", text(value)))?;
-                }
-            }
-            value => output.line(&format!("{name}: {}", text(value)))?,
-        }
+    for (name, value) in letter.fields() {
+        output.line(&format!("{name}: {}", text(&value)))?;
     }
-    Ok(())
+    output.line("headers:")?;
+    for (name, value) in letter.own_headers() {
+        output.line(&format!("  {name}: {}", text(&value)))?;
+    }
+    output.line(&format!("value: {}", text(&letter.value_text())))
 }
 
 fn text(value: &Value) -> String {

@@ -4,7 +4,11 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use rdkafka::Message;
 use rdkafka::message::{Header, Headers as _, OwnedHeaders};
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::json::compact;
 
 /// What all of them begin with.
 const PREFIX: &str = "kafka_dlt-";
@@ -106,30 +110,58 @@ impl<'a> Letter<'a> {
         headers.insert(Header { key: REDRIVES, value: Some(&count) })
     }
 
-    pub(crate) fn to_json(&self) -> Value {
+    /// What is known of it, by name: all but its headers and its value.
+    pub(crate) fn fields(&self) -> Vec<(&'static str, Value)> {
         let time =
             |time: Option<DateTime<Utc>>| json!(time.map(|time| time.to_rfc3339_opts(SecondsFormat::Millis, true)));
-        let own = self.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX));
-        let headers: Map<_, _> = own.map(|(key, value)| ((*key).to_owned(), shown(*value))).collect();
         let origin = self.origin.as_ref();
-        json!({
-            "topic": self.topic,
-            "partition": self.partition,
-            "offset": self.offset,
-            "at": time(self.at),
-            "original_topic": origin.map(|origin| &origin.topic),
-            "original_partition": origin.and_then(|origin| origin.partition),
-            "original_offset": origin.and_then(|origin| origin.offset),
-            "original_timestamp": time(origin.and_then(|origin| DateTime::from_timestamp_millis(origin.timestamp?))),
-            "consumer_group": self.text("original-consumer-group"),
-            "error": self.text("exception-fqcn"),
-            "message": self.text("exception-message"),
-            "attempts": self.number("attempts"),
-            "redrives": self.redrives(),
-            "key": shown(self.key),
-            "headers": headers,
-            "value": self.value.map_or(Value::Null, |value| serde_json::from_slice(value).unwrap_or_else(|_| shown(Some(value)))),
-        })
+        vec![
+            ("topic", json!(self.topic)),
+            ("partition", json!(self.partition)),
+            ("offset", json!(self.offset)),
+            ("at", time(self.at)),
+            ("original_topic", json!(origin.map(|origin| &origin.topic))),
+            ("original_partition", json!(origin.and_then(|origin| origin.partition))),
+            ("original_offset", json!(origin.and_then(|origin| origin.offset))),
+            ("original_timestamp", time(origin.and_then(|origin| DateTime::from_timestamp_millis(origin.timestamp?)))),
+            ("consumer_group", json!(self.text("original-consumer-group"))),
+            ("error", json!(self.text("exception-fqcn"))),
+            ("message", json!(self.text("exception-message"))),
+            ("attempts", json!(self.number("attempts"))),
+            ("redrives", json!(self.redrives())),
+            ("key", shown(self.key)),
+        ]
+    }
+
+    /// The record's own headers, in their order. A name may come more than once.
+    pub(crate) fn own_headers(&self) -> impl Iterator<Item = (&'a str, Value)> {
+        let own = self.headers.iter().filter(|(key, _)| !key.starts_with(PREFIX));
+        own.map(|(key, value)| (*key, shown(*value)))
+    }
+
+    /// The value: JSON as it was written, but on one line; what is none as a text.
+    fn value_json(&self) -> Box<RawValue> {
+        let json = self.value.and_then(|value| serde_json::from_slice::<&RawValue>(value).ok());
+        let text = json.map_or_else(|| shown(self.value).to_string(), |json| compact(json.get()));
+        RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    }
+
+    /// The value as people read it.
+    pub(crate) fn value_text(&self) -> Value {
+        shown(self.value)
+    }
+}
+
+impl Serialize for Letter<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut object = serializer.serialize_map(None)?;
+        for (name, value) in self.fields() {
+            object.serialize_entry(name, &value)?;
+        }
+        let headers: Vec<_> = self.own_headers().map(|(name, value)| json!({"name": name, "value": value})).collect();
+        object.serialize_entry("headers", &headers)?;
+        object.serialize_entry("value", &self.value_json())?;
+        object.end()
     }
 }
 
