@@ -34,6 +34,7 @@ mod cli_lag;
 mod cli_listen;
 #[cfg(feature = "cli")]
 mod cli_produce;
+mod cli_shell;
 #[cfg(feature = "cli")]
 mod cli_topics;
 #[cfg(feature = "cli")]

@@ -21,6 +21,7 @@ mod trace;
 
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::connection::Connection;
@@ -67,7 +68,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches_from(spelling::respelled(std::env::args_os()));
+    let matches = Cli::command().try_get_matches_from(spelling::respelled(std::env::args_os()));
+    let matches = matches.unwrap_or_else(|error| without_secrets(error).exit());
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut Cli::command()).exit());
     let Cli { mut connection, json, verbose, command } = cli;
     connection.find_said(&matches);
@@ -89,6 +91,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// An error of the command line: a property that is not well written may still be a password.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    if argument.is_some_and(|argument| argument.starts_with("--config ")) {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("…".to_owned()));
+    }
+    error
 }
 
 #[cfg(test)]
