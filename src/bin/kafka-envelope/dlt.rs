@@ -4,6 +4,7 @@ mod filter;
 mod letter;
 mod progress;
 mod redrive;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

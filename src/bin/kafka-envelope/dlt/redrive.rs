@@ -21,6 +21,7 @@ use crate::dlt::filter::Filter;
 use crate::dlt::letter::{Letter, Origin};
 use crate::dlt::passed_over;
 use crate::dlt::progress::Progress;
+use crate::dlt::refused::{Refused, is_of_letter};
 use crate::failure::{Failure, Result};
 use crate::interrupt::Interrupt;
 use crate::output::Output;
@@ -386,41 +387,4 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
         Failure::new(format_args!("{topic}:{partition}:{offset} cannot be put back to {to}: {error}"))
             .hint("nothing of its batch was put back; what was before it is")
     }
-}
-
-/// Why a batch was not put back.
-enum Refused {
-    /// This letter of it cannot.
-    One(usize, KafkaError),
-    /// Some of it cannot, at least one: one by one they tell which.
-    Some,
-    /// No letter can, so far.
-    All(Failure),
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self::All(failure)
-    }
-}
-
-/// Whether it is about what was sent and where to, so that others may still go.
-fn is_of_letter(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            Code::MessageSizeTooLarge
-                | Code::MessageBatchTooLarge
-                | Code::InvalidMessage
-                | Code::InvalidMessageSize
-                | Code::InvalidRecord
-                | Code::InvalidTimestamp
-                | Code::InvalidTopic
-                | Code::PolicyViolation
-                | Code::TopicAuthorizationFailed
-                | Code::UnknownPartition
-                | Code::UnknownTopic
-                | Code::UnknownTopicOrPartition
-        )
-    )
 }
