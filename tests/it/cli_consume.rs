@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{SecondsFormat, TimeDelta, Utc};
 use kafka_envelope::{Message, Producer, Ref};
@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::support::cli::{cli, cli_with, command};
 use super::support::{
-    TestTopic, committed, envelope, eventually, group, produce_numbers, produce_raw, shared_broker, unique,
+    Broker, TestTopic, committed, create_topic, envelope, eventually, group, produce_numbers, produce_raw,
+    shared_broker, unique,
 };
 
 fn topic(partitions: i32) -> TestTopic {
@@ -301,4 +302,29 @@ fn what_another_member_of_the_group_has_is_named() {
     assert_eq!(ran.stdout, "");
     other.kill().unwrap();
     other.wait().unwrap();
+}
+
+/// What was fetched is written; what is still to come does not come, and the broker does not answer to anything else.
+#[test]
+fn a_broker_that_freezes_in_the_middle_ends_it_within_the_timeout() {
+    let broker = Broker::start();
+    let topic = create_topic(broker.bootstrap(), 2);
+    for partition in 0..2 {
+        produce_numbers(broker.bootstrap(), &topic, partition, 0..20_000);
+    }
+    let read = ["consume", &*topic, "-b", broker.bootstrap(), "--connect-timeout", "3"];
+    // It fetches little ahead of what it writes, and nobody reads that.
+    let slow = ["--config", "queued.min.messages=1", "--config", "fetch.message.max.bytes=1000"];
+    let mut child = command(&[&read[..], &slow].concat());
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().is_ok());
+    broker.freeze();
+    let start = Instant::now();
+    assert!(lines.map(Result::unwrap).count() < 39_000);
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("no broker of `{}` answers", broker.bootstrap())), "{stderr}");
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }

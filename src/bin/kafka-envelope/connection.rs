@@ -197,14 +197,16 @@ impl Connection {
 
     /// An answer, or why there is none: where no broker answered at all, that.
     pub(crate) fn answered<T>(&self, answer: Result<T, KafkaError>, context: &Context) -> Result<T> {
-        let is_silent = |error: &KafkaError| {
-            matches!(
-                error.rdkafka_error_code(),
-                Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve)
-            )
-        };
         answer.map_err(|error| if is_silent(&error) { self.unreachable(context) } else { error.into() })
     }
+}
+
+/// No broker answered.
+pub(crate) fn is_silent(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut | Code::Resolve)
+    )
 }
 
 /// What a client says of itself.

@@ -1,8 +1,11 @@
 //! Partitions read from a place on, outside of any group.
 
+mod silence;
+
 use std::collections::HashSet;
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_envelope::Error;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -13,6 +16,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use crate::connection::{Connection, Context, SERVICE, hear};
 use crate::failure::{Failure, Result};
+use silence::Silence;
 
 /// How long nothing comes until what was written goes out.
 const QUIET: Duration = Duration::from_millis(100);
@@ -20,7 +24,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// Reads partitions.
 pub(crate) struct Reader<'a> {
     connection: &'a Connection,
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
 }
 
 /// A partition's first offset that is still there, and the one after its last.
@@ -44,7 +48,7 @@ impl<'a> Reader<'a> {
 
     /// One that can be asked what this group has committed.
     pub(crate) fn of_group(connection: &'a Connection, group: &str) -> Result<Self> {
-        Ok(Self { connection, consumer: connection.reader(group)? })
+        Ok(Self { connection, consumer: Arc::new(connection.reader(group)?) })
     }
 
     /// One that goes from place to place. Where a partition ends, brokers are not to wait for more: what is asked next of
@@ -165,10 +169,11 @@ impl<'a> Reader<'a> {
             assignment.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
         }
         self.consumer.assign(&assignment)?;
-        let start = Instant::now();
+        let mut silence = Silence::default();
         while !left.is_empty() {
             match self.consumer.poll(QUIET) {
                 Some(Ok(record)) => {
+                    silence.ends();
                     let partition = record.partition();
                     if left.remove(&partition) {
                         times.push((partition, record.timestamp().to_millis()));
@@ -179,13 +184,10 @@ impl<'a> Reader<'a> {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => drop(left.remove(&partition)),
                 Some(Err(error)) => match Error::from(error) {
-                    error if error.is_retriable() => log::warn!("{error}"),
+                    error if error.is_retriable() => silence.troubles(&error),
                     error => return Err(error.into()),
                 },
-                None if start.elapsed() > self.connection.timeout() => {
-                    return Err(self.connection.unreachable(self.consumer.context()));
-                }
-                None => {}
+                None => silence.goes_on(self, topic, || left.iter().copied().collect())?,
             }
         }
         self.consumer.unassign()?;
@@ -226,8 +228,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.consumer.assign(&assignment)?;
-        // Since when brokers are in trouble and nothing comes.
-        let mut silent: Option<Instant> = None;
+        let mut silence = Silence::default();
         while open.left > 0 {
             let polled = match self.consumer.poll(Duration::ZERO) {
                 None if quiet()?.is_break() => break,
@@ -236,8 +237,8 @@ impl<'a> Reader<'a> {
             };
             let record = match polled {
                 None => {
-                    if !follow && silent.is_some_and(|since| since.elapsed() > self.connection.timeout()) {
-                        return Err(self.connection.unreachable(self.consumer.context()));
+                    if !follow {
+                        silence.goes_on(self, topic, || open.partitions())?;
                     }
                     continue;
                 }
@@ -251,14 +252,13 @@ impl<'a> Reader<'a> {
                 }
                 Some(Err(error)) => match Error::from(error) {
                     error if error.is_retriable() => {
-                        log::warn!("{error}");
-                        silent.get_or_insert_with(Instant::now);
+                        silence.troubles(&error);
                         continue;
                     }
                     error => return Err(error.into()),
                 },
             };
-            silent = None;
+            silence.ends();
             let (partition, offset) = (record.partition(), record.offset());
             let end = open.end(partition);
             // What came since then is left, unless it is followed.
@@ -288,6 +288,10 @@ impl Open {
 
     fn end(&self, partition: i32) -> i64 {
         usize::try_from(partition).ok().and_then(|index| self.ends.get(index)).copied().unwrap_or(Self::CLOSED)
+    }
+
+    fn partitions(&self) -> Vec<i32> {
+        (0..).zip(&self.ends).filter(|(_, end)| **end != Self::CLOSED).map(|(partition, _)| partition).collect()
     }
 
     fn add(&mut self, partition: i32, end: i64) {
