@@ -31,6 +31,14 @@ impl Failure {
         }
     }
 
+    /// The same in these words.
+    pub(crate) fn worded(self, what: impl Display) -> Self {
+        match self {
+            Self::Error { hint, .. } => Self::Error { what: what.to_string(), hint },
+            other => other,
+        }
+    }
+
     /// The same, with what it is about before it.
     pub(crate) fn about(self, subject: impl Display) -> Self {
         match self {

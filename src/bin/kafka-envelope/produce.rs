@@ -105,11 +105,26 @@ impl Counts {
         let Self { refused, failed, .. } = self;
         match last_failure {
             Some(error) => {
-                Err(Failure::from(error).about(format_args!("{failed} messages were not acknowledged, see above")))
+                let messages = if *failed == 1 { "message was" } else { "messages were" };
+                let reason = reason(&error);
+                let what = format!("{failed} {messages} not acknowledged, see above; the last one: {reason}");
+                Err(Failure::from(error).worded(what))
             }
             None if *refused > 0 => Err(Failure::Incomplete(format!("{refused} lines were not sent, see above"))),
             None => Ok(()),
         }
+    }
+}
+
+/// Why one message was not acknowledged. The error counts messages: one of one.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::NotDelivered { failed, possibly_persisted, .. } => {
+            let reason = failed.first().map(|(_, error)| error.to_string()).unwrap_or_default();
+            let doubt = if possibly_persisted.is_empty() { "" } else { ", it may stand in the log all the same" };
+            format!("{reason}{doubt}")
+        }
+        other => other.to_string(),
     }
 }
 
@@ -268,14 +283,7 @@ impl Sending<'_> {
 
     fn failed(&mut self, line: u64, error: Error) {
         self.counts.failed += 1;
-        let reason = match &error {
-            Error::NotDelivered { failed, possibly_persisted, .. } => {
-                let reason = failed.first().map(|(_, error)| error.to_string()).unwrap_or_default();
-                let doubt = if possibly_persisted.is_empty() { "" } else { ", it may stand in the log all the same" };
-                format!("{reason}{doubt}")
-            }
-            other => other.to_string(),
-        };
+        let reason = reason(&error);
         match &mut self.failures {
             Some(alike) if alike.last + 1 == line && alike.reason == reason => alike.last = line,
             _ => {
