@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use rdkafka::Message as _;
 use rdkafka::message::{Headers as _, OwnedMessage};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::support::cli::{Ran, cli};
 use super::support::gateway::{Gateway, Request, oda};
@@ -284,14 +284,13 @@ fn a_broker_that_does_not_answer_is_named() {
 
 #[test]
 fn a_wrong_command_line_is_told() {
-    let cases: [&[&str]; 9] = [
+    let cases: [&[&str]; 8] = [
         &["-n", "-1"],
         &["-n", "many"],
         &["-t", "-1"],
         &["--rate", "0"],
         &["--rate", "5", "-t", "1"],
         &["-tp", "bad name!"],
-        &["-tps"],
         &["-a", "127.0.0.1:50005"],
         &["-a", "https://gateway"],
     ];
@@ -319,4 +318,14 @@ fn data_may_be_a_number_below_0() {
     let topic = TestTopic::new(shared_broker(), 1);
     generate(&topic, &["-d", "-5"]).good();
     assert_eq!(packets(&topic)[0]["data"], "-5");
+}
+
+#[test]
+fn topics_without_a_topic_are_the_generic_one() {
+    let gateway = Gateway::of(shared_broker(), &[]);
+    through(&gateway, &["-n", "0", "-tps"]).good();
+    through(&gateway, &["-n", "0", "-tps", "-g", "thermometer"]).good();
+    let bodies: Vec<_> =
+        gateway.requests().iter().map(|request| serde_json::from_str::<Value>(&request.body).unwrap()).collect();
+    assert_eq!(bodies, vec![json!({"topics": ["generic_topic"]}); 2]);
 }

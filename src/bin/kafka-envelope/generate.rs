@@ -21,6 +21,9 @@ use crate::output::Output;
 /// How long a signal may go unseen.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The topic where none is named.
+const GENERIC: &str = "generic_topic";
+
 const EXAMPLES: &str = "\
 Examples:
   kafka-envelope generate -tp livingroom -d '{\"temperature\": 25}' -g thermometer
@@ -62,7 +65,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     timestamp: Option<String>,
     /// The topics, also as -tps
-    #[arg(long, value_name = "TOPIC", num_args = 1.., default_value = "generic_topic", value_parser = topic)]
+    #[arg(long, value_name = "TOPIC", num_args = 0.., default_value = GENERIC, default_missing_value = GENERIC, value_parser = topic)]
     topics: Vec<String>,
     /// The time between two messages, in seconds
     #[arg(short, long, value_name = "SECONDS", default_value = "0", value_parser = seconds)]
