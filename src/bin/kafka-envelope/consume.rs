@@ -30,6 +30,7 @@ const HELP: &str = r#"Each envelope is a line, in each partition's order:
   {"id": …, "payload": …, "ref": "topic:partition:offset:key", "topic": …, "partition": …, "offset": …, "timestamp": …, "headers": {…}}
 A tombstone has "payload": null and "tombstone": true. A header that comes more than once has a list; what is no text is {"base64": "…"}.
 Records that are no envelopes are named on standard error; with them the exit code is 3. With --raw each record is a line, with "value" in the place of "payload".
+With --follow and without --partition, partitions that are added later are read from their beginning.
 
 Filters: /pointer takes envelopes whose payload has something there, /pointer=value those where it is this, /pointer!=value those where it is not, or nothing is there. A value is JSON or a text. Of several filters all have to take it.
 
@@ -86,11 +87,12 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
 
 /// Reads outside of any group.
 fn read(arguments: &Arguments, connection: &Connection, lines: &mut Lines<'_>) -> Result {
-    let Arguments { topic, from, follow, .. } = arguments;
+    let Arguments { topic, from, partition, follow, .. } = arguments;
     let reader = match &arguments.group {
         Some(group) => Reader::of_group(connection, group)?,
         None => Reader::new(connection)?,
     };
+    let reader = reader.growing(partition.is_empty());
     let partitions = partitions(&reader, arguments)?;
     let mut positions = from.unwrap_or(From::Beginning).positions(&reader, topic, &partitions)?;
     if arguments.group.is_some() {

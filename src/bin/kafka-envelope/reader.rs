@@ -5,7 +5,7 @@ mod silence;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_envelope::Error;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -21,10 +21,15 @@ use silence::Silence;
 /// How long nothing comes until what was written goes out.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// How often a topic that is followed is asked for new partitions, and how long that may hold up the reading.
+const LOOK: Duration = Duration::from_secs(5);
+const LOOKING: Duration = Duration::from_secs(1);
+
 /// Reads partitions.
 pub(crate) struct Reader<'a> {
     connection: &'a Connection,
     consumer: Arc<BaseConsumer<Context>>,
+    is_growing: bool,
 }
 
 /// A partition's first offset that is still there, and the one after its last.
@@ -48,7 +53,12 @@ impl<'a> Reader<'a> {
 
     /// One that can be asked what this group has committed.
     pub(crate) fn of_group(connection: &'a Connection, group: &str) -> Result<Self> {
-        Ok(Self { connection, consumer: Arc::new(connection.reader(group)?) })
+        Ok(Self { connection, consumer: Arc::new(connection.reader(group)?), is_growing: false })
+    }
+
+    /// Of a topic that is followed it reads partitions, too, that are added meanwhile.
+    pub(crate) fn growing(self, is_growing: bool) -> Self {
+        Self { is_growing, ..self }
     }
 
     /// One that goes from place to place. Where a partition ends, brokers are not to wait for more: what is asked next of
@@ -229,7 +239,12 @@ impl<'a> Reader<'a> {
         }
         self.consumer.assign(&assignment)?;
         let mut silence = Silence::default();
+        let mut looked = Instant::now();
         while open.left > 0 {
+            if follow && self.is_growing && looked.elapsed() > LOOK {
+                self.grow(topic, &mut open)?;
+                looked = Instant::now();
+            }
             let polled = match self.consumer.poll(Duration::ZERO) {
                 None if quiet()?.is_break() => break,
                 None => self.consumer.poll(QUIET),
@@ -272,6 +287,23 @@ impl<'a> Reader<'a> {
         self.consumer.unassign()?;
         Ok(())
     }
+
+    /// Adds the partitions that a topic has by now, from their first record on.
+    fn grow(&self, topic: &str, open: &mut Open) -> Result {
+        // Whoever does not answer now is asked again.
+        let Ok(metadata) = self.consumer.fetch_metadata(Some(topic), LOOKING) else { return Ok(()) };
+        let mut new = TopicPartitionList::new();
+        for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()).map(|partition| partition.id()) {
+            if !open.has(partition) {
+                open.add(partition, i64::MAX);
+                new.add_partition_offset(topic, partition, Offset::Beginning)?;
+            }
+        }
+        if new.count() > 0 {
+            self.consumer.incremental_assign(&new)?;
+        }
+        Ok(())
+    }
 }
 
 /// Partitions of which something is still to come, and where they end.
@@ -290,6 +322,10 @@ impl Open {
         usize::try_from(partition).ok().and_then(|index| self.ends.get(index)).copied().unwrap_or(Self::CLOSED)
     }
 
+    fn has(&self, partition: i32) -> bool {
+        self.end(partition) != Self::CLOSED
+    }
+
     fn partitions(&self) -> Vec<i32> {
         (0..).zip(&self.ends).filter(|(_, end)| **end != Self::CLOSED).map(|(partition, _)| partition).collect()
     }
@@ -304,7 +340,7 @@ impl Open {
     }
 
     fn close(&mut self, partition: i32) {
-        if self.end(partition) != Self::CLOSED {
+        if self.has(partition) {
             self.left -= 1;
             self.ends[partition as usize] = Self::CLOSED;
         }
