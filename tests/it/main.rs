@@ -27,6 +27,8 @@ mod cli_consume;
 #[cfg(feature = "cli")]
 mod cli_dlt;
 #[cfg(feature = "cli")]
+mod cli_freezes;
+#[cfg(feature = "cli")]
 mod cli_generate;
 #[cfg(feature = "cli")]
 mod cli_lag;
