@@ -25,6 +25,8 @@ mod broker;
 #[cfg(feature = "cli")]
 mod cli_consume;
 #[cfg(feature = "cli")]
+mod cli_consume_gaps;
+#[cfg(feature = "cli")]
 mod cli_dlt;
 #[cfg(feature = "cli")]
 mod cli_freezes;
