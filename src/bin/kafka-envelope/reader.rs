@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
     /// them would wait, too.
     pub(crate) fn of_places(connection: &'a Connection) -> Result<Self> {
         let properties = [("fetch.wait.max.ms", "5"), ("fetch.message.max.bytes", "65536")];
-        Ok(Self { connection, consumer: connection.reader_with(SERVICE, &properties)? })
+        Ok(Self { connection, consumer: Arc::new(connection.reader_with(SERVICE, &properties)?), is_growing: false })
     }
 
     pub(crate) fn timeout(&self) -> Duration {
