@@ -238,6 +238,20 @@ fn a_redrive_that_is_interrupted_leaves_nothing_open() {
     assert!(letters.records().values().all(|all| all.len() == 2));
 }
 
+/// That nobody reads which letters went back keeps none of them from it: the exit code is true.
+#[test]
+fn a_redrive_whose_output_is_closed_puts_all_back() {
+    let letters = Letters::new();
+    letters.send(0..250);
+    letters.give_up(&unique("group"), 250);
+    let group = unique("redrive");
+    let mut child =
+        command(&["dlt", "redrive", &letters.dlt, "--group", &group]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+    assert!(letters.records().values().all(|all| all.len() == 2));
+}
+
 /// What a filter or a limit leaves a later run puts back, and nothing twice.
 #[test]
 fn runs_with_filters_leave_the_others() {

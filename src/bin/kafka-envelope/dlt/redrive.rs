@@ -118,7 +118,8 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
     redrive.bar.finish_and_clear();
     if !output.json {
         let done = if *dry_run { "would be put back" } else { "put back" };
-        output.line(&format!("{} letters {done}", redrive.redriven))?;
+        let said = output.line(&format!("{} letters {done}", redrive.redriven));
+        redrive.though_closed(said)?;
     }
     if is_interrupted {
         return Err(Failure::Incomplete("interrupted: another run goes on from here".to_owned()));
@@ -282,7 +283,15 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                 }
             }
         }
-        self.output.flush()
+        self.though_closed(self.output.flush())
+    }
+
+    /// That nobody reads of it does not make it done: the others go back all the same.
+    fn though_closed(&self, said: Result) -> Result {
+        match said {
+            Err(Failure::ClosedPipe) if self.producer.is_some() => Ok(()),
+            other => other,
+        }
     }
 
     /// After a refusal the producer's sequence has a gap, which brokers do not take. Another run may have come between.
@@ -301,10 +310,10 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
             let Some(origin) = &letter.origin else { continue };
             let to = origin.topic.as_str();
             let from = format!("{}:{}:{}", letter.topic, letter.partition, letter.offset);
-            match self.output.json {
-                true => self.output.value(&json!({"letter": from, "to": to, "partition": origin.partition}))?,
-                false => self.output.line(&format!("{from} -> {to}"))?,
-            }
+            self.though_closed(match self.output.json {
+                true => self.output.value(&json!({"letter": from, "to": to, "partition": origin.partition})),
+                false => self.output.line(&format!("{from} -> {to}")),
+            })?;
             self.redriven += 1;
             self.bar.inc(1);
         }
