@@ -1,17 +1,20 @@
 //! A broker that freezes just when it is asked for records: whatever of `kafka-envelope` reads ends within its timeout.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::support::broker::free_port;
-use super::support::cli::cli;
+use super::support::cli::{cli, command};
 use super::support::{Broker, create_topic, eventually, group, kafka, produce_numbers};
 
 const FETCH: [u8; 2] = [0, 1];
@@ -98,4 +101,47 @@ fn whatever_reads_ends_within_the_timeout() {
         assert!(took < Duration::from_secs(12), "{command:?}: {took:?}");
         ran.bad(1, &[&format!("no broker of `{}` answers", gate.address)]);
     }
+}
+
+/// What is still written to a partition that was read to its end does not hide that another one's broker is frozen.
+#[test]
+fn one_of_two_brokers_freezes_while_the_other_gets_more() {
+    let cluster = MockCluster::new(2).unwrap();
+    let brokers = cluster.bootstrap_servers();
+    cluster.create_topic("numbers", 2, 1).unwrap();
+    cluster.partition_leader("numbers", 0, Some(1)).unwrap();
+    cluster.partition_leader("numbers", 1, Some(2)).unwrap();
+    let producer: BaseProducer = kafka::client(&brokers).create().unwrap();
+    let send = |partition: i32| {
+        let value = "x".repeat(1_000);
+        producer.send(BaseRecord::<(), _>::to("numbers").partition(partition).payload(&value)).unwrap();
+    };
+    (0..3_000).for_each(|_| send(0));
+    send(1);
+    producer.flush(Duration::from_secs(30)).unwrap();
+    // So that it fetches little more than what is read of its output.
+    let few = ["queued.min.messages=1", "queued.max.messages.kbytes=8", "fetch.message.max.bytes=8192"];
+    let few = few.iter().flat_map(|property| ["--config", *property]);
+    let arguments = ["consume", "numbers", "--raw", "-b", &brokers, "--connect-timeout", "2"];
+    let arguments: Vec<&str> = arguments.into_iter().chain(few).collect();
+    let mut child = command(&arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    output.read_line(&mut String::new()).unwrap();
+    cluster.broker_round_trip_time(1, Duration::from_secs(3_600)).unwrap();
+    let reading = thread::spawn(move || io::copy(&mut output, &mut io::sink()));
+    let start = Instant::now();
+    let ended = loop {
+        if let Some(ended) = child.try_wait().unwrap() {
+            break Some(ended);
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            break None;
+        }
+        send(1);
+        producer.poll(Duration::from_millis(20));
+    };
+    let _ = child.kill();
+    child.wait().unwrap();
+    reading.join().unwrap().unwrap();
+    assert_eq!(ended.and_then(|ended| ended.code()), Some(1), "{ended:?}");
 }

@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
                 // It tells no topic, so there is but one.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     if !follow {
-                        open.close(partition);
+                        self.close(topic, partition, &mut open)?;
                     }
                     continue;
                 }
@@ -281,10 +281,23 @@ impl<'a> Reader<'a> {
                 break;
             }
             if offset >= end - 1 {
-                open.close(partition);
+                self.close(topic, partition, &mut open)?;
             }
         }
         self.consumer.unassign()?;
+        Ok(())
+    }
+
+    /// Of this partition no more is wanted. What still came of it would hide that nothing comes of the others.
+    fn close(&self, topic: &str, partition: i32, open: &mut Open) -> Result {
+        if open.has(partition) {
+            open.close(partition);
+            if open.left > 0 {
+                let mut enough = TopicPartitionList::new();
+                enough.add_partition(topic, partition);
+                self.consumer.incremental_unassign(&enough)?;
+            }
+        }
         Ok(())
     }
 
