@@ -44,3 +44,12 @@ fn properties_are_not_repeated() {
         assert!(!ran.stderr.contains("secret"), "{}", ran.stderr);
     }
 }
+
+/// The client would count with what is left of it, and call brokers silent at once.
+#[test]
+fn a_timeout_longer_than_the_client_can_count_is_refused() {
+    for seconds in ["3000000", "1e18", "inf"] {
+        cli(&["topics", "list", "--connect-timeout", seconds]).bad(2, &["is more than 1000000"]);
+    }
+    cli(&["topics", "list", "--connect-timeout", "1000000"]).good();
+}

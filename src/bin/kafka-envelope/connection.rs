@@ -71,9 +71,12 @@ pub(crate) fn topic(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Seconds, whole or not.
+/// Seconds, whole or not. librdkafka counts milliseconds in 32 bits.
 pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "is no number of seconds")?;
+    if seconds > 1e6 {
+        return Err("is more than 1000000".to_owned());
+    }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
