@@ -252,6 +252,28 @@ fn a_redrive_whose_output_is_closed_puts_all_back() {
     assert!(letters.records().values().all(|all| all.len() == 2));
 }
 
+/// The later one goes on, the other says so, and nothing is put back twice.
+#[test]
+fn of_two_redrives_at_once_the_later_one_goes_on() {
+    let letters = Letters::new();
+    letters.send(0..2_500);
+    letters.give_up(&unique("group"), 2_500);
+    let group = unique("redrive");
+    // Its output is more than a pipe holds, so that it waits for whoever reads it.
+    let mut first = command(&["dlt", "redrive", &letters.dlt, "--group", &group, "--json"]);
+    let mut first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(first.stdout.take().unwrap());
+    output.read_line(&mut String::new()).unwrap();
+    letters.redrive(&group, &[]).good();
+    let read = std::thread::spawn(move || output.lines().count());
+    let ended = first.wait_with_output().unwrap();
+    read.join().unwrap();
+    let error = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{error}");
+    assert!(error.contains(&format!("a later run puts letters of `{}` back", letters.dlt)), "{error}");
+    assert!(letters.records().values().all(|all| all.len() == 2));
+}
+
 /// What a filter or a limit leaves a later run puts back, and nothing twice.
 #[test]
 fn runs_with_filters_leave_the_others() {

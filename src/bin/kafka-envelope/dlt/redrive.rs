@@ -258,12 +258,15 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                     break;
                 }
                 Err(refused) => {
+                    let is_fenced = producer.client().fatal_error().is_some_and(|(code, _)| code == Code::Fenced);
                     // Aborting waits for reports, which come while it is flushed.
                     producer.purge(PurgeConfig::default().queue().inflight());
                     let _ = producer.flush(PATIENCE);
                     let aborted = producer.abort_transaction(PATIENCE);
                     producer.context().take();
                     let refused = match refused {
+                        // Of it the reports only tell that what was not sent yet is given up.
+                        Refused::All(_) if is_fenced => return Err(self.fenced()),
                         Refused::All(failure) => return Err(failure),
                         Refused::One(index, error) => Some((index, error)),
                         Refused::Some => None,
@@ -383,6 +386,13 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
         let committed = producer.send_offsets_to_transaction(&offsets, &group, PATIENCE);
         committed.and_then(|()| producer.commit_transaction(PATIENCE)).map_err(Failure::from)?;
         Ok(progress)
+    }
+
+    fn fenced(&self) -> Failure {
+        let Arguments { topic, group, .. } = self.arguments;
+        Failure::new(format_args!(
+            "a later run puts letters of `{topic}` back for group `{group}`, and goes on in its place"
+        ))
     }
 
     fn not_sent(&self, batch: &[(i64, OwnedMessage)], index: usize, error: &KafkaError) -> Failure {
