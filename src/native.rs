@@ -151,15 +151,9 @@ pub(crate) enum Reply {
     Topics(Vec<(String, TopicId)>),
     /// Of the partitions that were asked for, those whose log's end the broker told.
     Ends(Vec<(String, i32, i64)>),
-    /// Of the partitions that were asked for, those of which the broker told the committed offset, or that there is none.
-    Committed {
-        /// As it was given to [`Reader::ask_committed`].
-        round: u64,
-        offsets: Vec<(String, i32, Option<i64>)>,
-    },
 }
 
-/// How long a question about offsets may stay without an answer.
+/// How long a question about the ends of logs may stay without an answer.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A list of partitions that goes back to librdkafka on drop.
@@ -342,20 +336,30 @@ impl<C: ConsumerContext> Reader<C> {
         }
     }
 
-    /// Asks for what the group has committed for these partitions. The answer comes by [`Reader::reply`] with the same
-    /// `round`, without those that could not be told.
-    pub(crate) fn ask_committed<'a>(&self, group: &str, partitions: impl Iterator<Item = (&'a str, i32)>, round: u64) {
-        let Ok(group) = CString::new(group) else { return };
+    /// What the group has committed for these partitions, without those that the broker does not tell. Waits for the
+    /// answer, at most for `timeout`.
+    ///
+    /// Not by librdkafka's admin request, which would not have to be waited for: where that times out before its
+    /// coordinator can be asked, 2.12.1 frees it, uses it again once the coordinator is back, and aborts the process.
+    pub(crate) fn committed<'a>(
+        &self,
+        partitions: impl Iterator<Item = (&'a str, i32)>,
+        timeout: Duration,
+    ) -> Vec<(String, i32, Option<i64>)> {
         let partitions = Partitions::new(partitions.map(|(topic, partition)| (topic, partition, 0)));
-        let client = self.consumer.client();
-        let options = AdminOptions::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS);
-        // SAFETY: as above; the request is given back here. The opaque is a number that is never followed as a pointer.
+        // SAFETY: client and list live through the calls, and nobody else has the list.
         unsafe {
-            rd::rd_kafka_AdminOptions_set_opaque(options.0, round as usize as *mut c_void);
-            let mut request = rd::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), partitions.0);
-            let (client, queue) = (client.native_ptr(), self.replies.as_ptr());
-            rd::rd_kafka_ListConsumerGroupOffsets(client, &raw mut request, 1, options.0, queue);
-            rd::rd_kafka_ListConsumerGroupOffsets_destroy(request);
+            let error = rd::rd_kafka_committed(self.consumer.client().native_ptr(), partitions.0, millis(timeout));
+            if returned(error).is_some() {
+                return Vec::new();
+            }
+            entries(partitions.0)
+                .iter()
+                .filter(|entry| read_error(&raw const entry.err).is_none())
+                .map(|entry| {
+                    (text(entry.topic).into_owned(), entry.partition, Some(entry.offset).filter(|at| *at >= 0))
+                })
+                .collect()
         }
     }
 
@@ -395,10 +399,6 @@ impl<C: ConsumerContext> Reader<C> {
             let reply = match rd::rd_kafka_event_type(event) {
                 rd::RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT => Reply::Topics(topic_ids(event)),
                 rd::RD_KAFKA_EVENT_LISTOFFSETS_RESULT => Reply::Ends(ends(event)),
-                rd::RD_KAFKA_EVENT_LISTCONSUMERGROUPOFFSETS_RESULT => Reply::Committed {
-                    round: rd::rd_kafka_event_opaque(event) as usize as u64,
-                    offsets: committed(event),
-                },
                 _ => Reply::Commit(commit_reply(event)),
             };
             rd::rd_kafka_event_destroy(event);
@@ -439,33 +439,6 @@ unsafe fn ends(event: *mut rd::rd_kafka_event_t) -> Vec<(String, i32, i64)> {
             (!fails).then(|| (text(entry.topic).into_owned(), entry.partition, entry.offset))
         };
         infos.iter().filter_map(end).collect()
-    }
-}
-
-/// # Safety
-/// `event` is the answer to a question for committed offsets.
-unsafe fn committed(event: *mut rd::rd_kafka_event_t) -> Vec<(String, i32, Option<i64>)> {
-    // SAFETY: the event lives through the call, and so does what it holds. Null is looked for at each step.
-    unsafe {
-        let result = rd::rd_kafka_event_ListConsumerGroupOffsets_result(event);
-        let mut count = 0;
-        let groups = match result.is_null() {
-            true => ptr::null_mut(),
-            false => rd::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &raw mut count),
-        };
-        // One group was asked for.
-        let Some(group) = (if groups.is_null() || count == 0 { None } else { (*groups).as_ref() }) else {
-            return Vec::new();
-        };
-        let error = rd::rd_kafka_group_result_error(group);
-        if !error.is_null() && error_code(code_of(error)).is_some() {
-            return Vec::new();
-        }
-        entries(rd::rd_kafka_group_result_partitions(group))
-            .iter()
-            .filter(|entry| read_error(&raw const entry.err).is_none())
-            .map(|entry| (text(entry.topic).into_owned(), entry.partition, Some(entry.offset).filter(|at| *at >= 0)))
-            .collect()
     }
 }
 

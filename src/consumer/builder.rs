@@ -302,7 +302,6 @@ impl ConsumerBuilder {
             stall_timeout: self.stall_timeout,
             handler_timeout: self.handler_timeout,
             max_window: max_window as u64,
-            group: self.group.clone(),
             #[cfg(feature = "stream")]
             late_topics: Vec::new(),
             committed_only: settings.effective("isolation.level")? == "read_committed",

@@ -34,8 +34,6 @@ pub(super) struct Lane {
 /// Where the reading of a partition began, until that is compared with where it should have.
 #[derive(Debug, Default)]
 pub(super) struct Start {
-    /// The assignment with which `committed` was asked for.
-    pub(super) round: u64,
     pub(super) committed: Option<i64>,
     pub(super) first: Option<i64>,
     pub(super) is_checked: bool,

@@ -54,7 +54,6 @@ pub(super) struct Options {
     pub(super) stall_timeout: Duration,
     pub(super) handler_timeout: Option<Duration>,
     pub(super) max_window: u64,
-    pub(super) group: String,
     /// What is subscribed to once a broker was reached.
     #[cfg(feature = "stream")]
     pub(super) late_topics: Vec<String>,
@@ -82,8 +81,6 @@ pub(super) struct Fetch {
     is_drained: bool,
     watch: Watch,
     topics: Topics,
-    /// Counts assignments, so that an answer about an older one is known.
-    round_of_assignment: u64,
     /// Partitions that were paused when they went away: librdkafka keeps that until their next assignment.
     left_paused: HashSet<PartitionId>,
     /// Commits that failed in a row, and when the next may be sent.
@@ -107,7 +104,6 @@ impl Fetch {
             is_drained: true,
             watch: Watch::new(),
             topics: Topics::default(),
-            round_of_assignment: 0,
             left_paused: HashSet::new(),
             commit_failures: 0,
             unknown_since: None,
@@ -250,12 +246,8 @@ impl Fetch {
     fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         log::debug!("assigned {partitions:?}");
         // Before librdkafka starts to fetch, so before any commit of ours.
-        self.round_of_assignment += 1;
         let elements = partitions.elements();
-        if !elements.is_empty() {
-            let asked = elements.iter().map(|element| (element.topic(), element.partition()));
-            self.reader.ask_committed(&self.options.group, asked, self.round_of_assignment);
-        }
+        let committed = self.committed(elements.iter().map(|element| (element.topic(), element.partition())));
         let now = Instant::now();
         let mut left_paused = TopicPartitionList::new();
         {
@@ -271,11 +263,10 @@ impl Fetch {
                     left_paused.add_partition(&topic, partition);
                 }
                 let (_, high) = self.reader.watermarks(&topic, partition);
-                let mut lane = Lane::new(id, epoch, topic, partition, Progress::new(now, high));
-                lane.start.round = self.round_of_assignment;
-                self.lanes.insert(lane);
+                self.lanes.insert(Lane::new(id, epoch, topic, partition, Progress::new(now, high)));
             }
         }
+        self.starts_after(&committed);
         self.topic_ids.hurry();
         if let Err(error) = answer(self.reader.consumer(), rebalance) {
             self.fail(error.into());
@@ -419,7 +410,6 @@ impl Fetch {
                     }
                 }
                 Reply::Ends(ends) => self.ends_answered(&ends),
-                Reply::Committed { round, offsets } => self.committed_answered(round, &offsets),
             }
         }
     }

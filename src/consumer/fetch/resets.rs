@@ -3,10 +3,19 @@
 //! librdkafka resets such a position silently, as `auto.offset.reset` says. It shows as a gap before a record while the
 //! log starts after the expected offset. A gap alone is no loss: compaction and transactions leave some.
 
+use std::time::Duration;
+
 use crate::consumer::fetch::Fetch;
 use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::PartitionId;
 use crate::consumer::progress::OffsetReset;
+
+/// How long an assignment waits to be told what is committed. librdkafka asks for the same before it fetches, so while
+/// nobody answers nothing is missed.
+const COMMITTED_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A topic, a partition, and the offset that is committed of it, if there is one.
+pub(super) type Committed = (String, i32, Option<i64>);
 
 /// A record that came at another offset than the expected one.
 #[derive(Clone, Copy, Debug)]
@@ -53,12 +62,21 @@ impl Fetch {
         self.link.lock().remember(OffsetReset { topic, partition, wanted, reset_to, lost });
     }
 
-    /// The broker told what was committed when these partitions were assigned.
-    pub(super) fn committed_answered(&mut self, round: u64, offsets: &[(String, i32, Option<i64>)]) {
-        for (topic, partition, offset) in offsets {
-            let Some(lane) = self.lanes.named(topic, *partition).filter(|lane| lane.start.round == round) else {
-                continue;
-            };
+    /// What the group has committed for these partitions, as far as the broker tells in time.
+    pub(super) fn committed<'a>(&self, partitions: impl Iterator<Item = (&'a str, i32)>) -> Vec<Committed> {
+        // A client that is being closed starts nothing any more.
+        let is_closing = self.link.lock().closing.is_some();
+        let mut partitions = partitions.peekable();
+        match is_closing || partitions.peek().is_none() {
+            true => Vec::new(),
+            false => self.reader.committed(partitions, COMMITTED_TIMEOUT),
+        }
+    }
+
+    /// These partitions were assigned with this committed.
+    pub(super) fn starts_after(&mut self, committed: &[Committed]) {
+        for (topic, partition, offset) in committed {
+            let Some(lane) = self.lanes.named(topic, *partition) else { continue };
             // With nothing committed and `auto.offset.reset=latest`, only librdkafka knows where it starts.
             if offset.is_some() || !self.options.resets_to_end {
                 lane.progress.committed(*offset);

@@ -331,13 +331,9 @@ impl Fetch {
         }
         drop(state);
         // Whether there is a backlog then only the committed offset tells.
-        self.round_of_assignment += 1;
-        for lane in self.lanes.iter_mut().filter(|lane| ids.contains(&lane.id)) {
-            lane.start.round = self.round_of_assignment;
-        }
         let asked = self.lanes.iter().filter(|lane| ids.contains(&lane.id));
-        let asked = asked.map(|lane| (&*lane.topic, lane.partition));
-        self.reader.ask_committed(&self.options.group, asked, self.round_of_assignment);
+        let committed = self.committed(asked.map(|lane| (&*lane.topic, lane.partition)));
+        self.starts_after(&committed);
         // librdkafka asks for it, too, and that question can fail (#5586).
         self.watch.client_failed();
     }
