@@ -161,8 +161,9 @@ impl TransactionalProducer {
         }
         let aborted = matches!(failed, Failed::Abortable(_)) && self.abort();
         // After a record that the broker refused librdkafka leaves a gap in the sequence, and the next transaction would
-        // fail of that.
-        if !aborted || records.is_some() {
+        // fail of that. One that could write nothing in time may never again: it can lose its brokers for good (see
+        // `Bootstrap`), and once the transaction's coordinator was among them librdkafka does not even say so.
+        if !aborted || step == "produce" {
             self.discard();
         }
         let source = failed.into_error();
