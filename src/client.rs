@@ -30,7 +30,7 @@ pub(crate) fn guarded(run: impl FnOnce()) {
 pub(crate) struct Trouble(Mutex<Option<String>>);
 
 impl Trouble {
-    pub(crate) fn set(&self, error: &KafkaError, reason: &str) {
+    pub(crate) fn hear(&self, error: &KafkaError, reason: &str) {
         // That no broker is left tells nothing that the error before it did not.
         if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
@@ -43,10 +43,10 @@ impl Trouble {
     }
 }
 
-/// What every context does with librdkafka's logs, errors and statistics. One that names a field of [`Trouble`] remembers
-/// the last error there.
+/// What every context does with librdkafka's logs, errors and statistics. The fields that are
+/// named, each a [`Trouble`] or a [`Bootstrap`](crate::bootstrap::Bootstrap), hear of the errors.
 macro_rules! client_context {
-    ($context:ty $(, $trouble:ident)?) => {
+    ($context:ty $(, $hearer:ident)*) => {
         impl rdkafka::client::ClientContext for $context {
             fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
                 $crate::client::log(level, facility, text);
@@ -58,7 +58,7 @@ macro_rules! client_context {
 
             fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
                 $crate::client::error(&error, reason);
-                $(self.$trouble.set(&error, reason);)?
+                $(self.$hearer.hear(&error, reason);)*
             }
         }
     };

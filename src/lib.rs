@@ -238,6 +238,7 @@
 
 #[cfg(feature = "app")]
 pub mod app;
+mod bootstrap;
 mod client;
 mod consumer;
 pub mod envelope;

@@ -497,6 +497,33 @@ pub(crate) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> 
     returned(unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) }).map_or(Ok(()), Err)
 }
 
+/// A property as the client has it.
+pub(crate) fn property<C: ClientContext>(client: &Client<C>, name: &str) -> Option<String> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the client lives, and its configuration with it. Without a place for the value only its size is told, a
+    // NUL included; a value ends with one.
+    unsafe {
+        let configuration = rd::rd_kafka_conf(client.native_ptr());
+        let mut size = 0;
+        let known = |found| found == rd::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK;
+        known(rd::rd_kafka_conf_get(configuration, name.as_ptr(), ptr::null_mut(), &raw mut size)).then_some(())?;
+        let mut value = vec![0_u8; size];
+        let place = value.as_mut_ptr().cast::<c_char>();
+        known(rd::rd_kafka_conf_get(configuration, name.as_ptr(), place, &raw mut size)).then_some(())?;
+        CStr::from_bytes_until_nul(&value).ok()?.to_str().map(str::to_owned).ok()
+    }
+}
+
+/// Adds the client's bootstrap servers to the brokers that it tries. Those that it has stay as they are. librdkafka keeps
+/// a copy of the list with each call.
+pub(crate) fn add_bootstrap_servers<C: ClientContext>(client: &Client<C>) {
+    let Some(servers) = property(client, "bootstrap.servers").and_then(|servers| CString::new(servers).ok()) else {
+        return;
+    };
+    // SAFETY: client and list live through the call, which copies the list.
+    unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), servers.as_ptr()) };
+}
+
 /// The generation in which the consumer is a member of its group; none where it is none.
 pub(crate) fn generation<C: ConsumerContext>(client: &Client<C>) -> Option<i32> {
     // SAFETY: the client lives; the metadata got are given back, and the member's id is read before that.

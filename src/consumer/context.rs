@@ -9,6 +9,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
+use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::consumer::link::lock;
 
@@ -26,6 +27,7 @@ pub(super) struct Context {
     rebalances: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
     pub(super) trouble: client::Trouble,
+    pub(super) bootstrap: Bootstrap,
 }
 
 impl Context {
@@ -43,7 +45,7 @@ impl Context {
     }
 }
 
-client::client_context!(Context, trouble);
+client::client_context!(Context, trouble, bootstrap);
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {

@@ -13,6 +13,7 @@ use rdkafka::producer::ProducerContext;
 
 use super::threads::CLOSE;
 use super::{FLUSH_ON_DROP, Inner};
+use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::error::{Error, Result};
 use crate::native;
@@ -183,6 +184,7 @@ pub(crate) struct Context {
     #[cfg(feature = "tokio")]
     async_room: tokio::sync::Notify,
     pub(super) trouble: client::Trouble,
+    pub(super) bootstrap: Bootstrap,
 }
 
 impl Context {
@@ -245,7 +247,7 @@ impl Context {
     }
 }
 
-client::client_context!(Context, trouble);
+client::client_context!(Context, trouble, bootstrap);
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;

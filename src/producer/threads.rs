@@ -94,6 +94,7 @@ fn spawn(
 fn poll(client: &Client, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         client::guarded(|| client.poll(POLL));
+        client.context().bootstrap.serve(client.client());
     }
     let deadline = Instant::now() + CLOSE / 3;
     if client.context().outstanding() > 0 {

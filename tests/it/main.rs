@@ -20,6 +20,7 @@ mod app_redis;
 #[cfg(feature = "app")]
 mod app_responses;
 mod batches;
+mod bootstrap;
 mod bounds;
 mod broker;
 #[cfg(feature = "cli")]

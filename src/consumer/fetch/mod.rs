@@ -216,9 +216,11 @@ impl Fetch {
                 }
             }
             if self.reader.events() == 0 {
-                return;
+                break;
             }
         }
+        let consumer = self.reader.consumer();
+        consumer.context().bootstrap.serve(consumer.client());
     }
 
     /// Errors of the group or the whole client; `Context::error` has logged them. librdkafka goes on by itself after

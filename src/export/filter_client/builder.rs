@@ -115,7 +115,7 @@ impl FilterClientBuilder {
         let format = self.time_format.map(|format| TimeFormat::new(&format, self.utc)).transpose()?;
         let settings = self.settings.client_id("filter-client").map([FROM_BEGINNING]);
         let managed = [("bootstrap.servers", &*self.brokers), ("group.id", GROUP), ("enable.partition.eof", "true")];
-        let client = settings.resolve(&managed)?.create(Context)?;
+        let client = settings.resolve(&managed)?.create(Context::default())?;
         let reading = Reading::new(self.topic, format, work::now());
         let shared = Arc::new(Shared::default());
         let work = Work::new(Arc::clone(&shared), client, reading, self.delay, self.callbacks)?;

@@ -12,6 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::error::{Error, Result, panic_text};
 use crate::export::filter_client::builder::Callbacks;
@@ -33,10 +34,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a quiet client sleeps at most, to serve what rings no bell.
 const QUIET: Duration = Duration::from_secs(1);
 
-#[derive(Debug)]
-pub(super) struct Context;
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    bootstrap: Bootstrap,
+}
 
-client::client_context!(Context);
+client::client_context!(Context, bootstrap);
 
 impl ConsumerContext for Context {}
 
@@ -162,6 +165,7 @@ impl Work {
                 break;
             }
         }
+        consumer.context().bootstrap.serve(consumer.client());
         match consumer.client().fatal_error() {
             Some((_, reason)) => Err(format!("filter topic {}: {reason}", self.reading.topic())),
             None => Ok(()),

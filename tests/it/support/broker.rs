@@ -42,9 +42,14 @@ impl Broker {
 
     /// `settings` win over `scripts/kafka.properties` and over what is set here.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Broker {
+        Broker::start_at(free_port(), settings)
+    }
+
+    /// The same on a port that is known before.
+    pub(crate) fn start_at(port: u16, settings: &[(&str, &str)]) -> Broker {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("broker"));
         fs::create_dir_all(&dir).unwrap();
-        let (port, controller) = (free_port(), free_port());
+        let controller = free_port();
         let bootstrap = format!("127.0.0.1:{port}");
         let mut broker = Broker { process: None, bootstrap, dir };
 

@@ -1,5 +1,6 @@
 //! Plain rdkafka clients for what a scenario prepares or checks, none of them this crate's own.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Message, OwnedMessage};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
@@ -91,7 +93,24 @@ pub(crate) fn create_topic(bootstrap: &str, partitions: i32) -> String {
     name
 }
 
-/// The same for a name and settings that are given, such as `("cleanup.policy", "compact")`.
+/// Creates so many topics of one partition at once.
+pub(crate) fn create_topics(bootstrap: &str, count: usize) -> Vec<String> {
+    let names: Vec<_> = (0..count).map(|_| unique("topic")).collect();
+    let topics: Vec<_> = names.iter().map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1))).collect();
+    let admin = admin(bootstrap);
+    for created in block_on(admin.create_topics(&topics, &admin_options())).unwrap() {
+        created.unwrap();
+    }
+    eventually(PATIENCE, "every topic has a leader", || {
+        let metadata = admin.inner().fetch_metadata(None, REQUEST).ok()?;
+        let is_led = |topic: &&MetadataTopic| topic.partitions().first().is_some_and(|first| first.leader() >= 0);
+        let led: HashSet<_> = metadata.topics().iter().filter(is_led).map(MetadataTopic::name).collect();
+        names.iter().all(|name| led.contains(&**name)).then_some(())
+    });
+    names
+}
+
+/// The same as [`create_topic`] for a name and settings that are given, such as `("cleanup.policy", "compact")`.
 pub(crate) fn create_topic_with(bootstrap: &str, name: &str, partitions: i32, settings: &[(&str, &str)]) {
     let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
     for (key, value) in settings {

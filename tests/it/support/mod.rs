@@ -20,6 +20,7 @@ pub(crate) mod kafka;
 pub(crate) mod leash;
 pub(crate) mod logs;
 pub(crate) mod names;
+pub(crate) mod proxy;
 #[cfg(all(feature = "redis", any(feature = "app", feature = "stream")))]
 pub(crate) mod redis;
 #[cfg(feature = "cli")]
