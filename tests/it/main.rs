@@ -46,7 +46,6 @@ mod cli_topics;
 mod cli_trace;
 mod commit;
 mod commit_errors;
-mod coordinator;
 mod crash;
 mod envelope;
 mod exactly_once;
