@@ -39,6 +39,7 @@ mod cli_lag;
 mod cli_listen;
 #[cfg(feature = "cli")]
 mod cli_produce;
+#[cfg(feature = "cli")]
 mod cli_shell;
 #[cfg(feature = "cli")]
 mod cli_topics;

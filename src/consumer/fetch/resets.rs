@@ -86,10 +86,9 @@ impl Fetch {
                 lane.start.is_checked = true;
             }
         }
-        self.check_starts();
     }
 
-    /// Compares where partitions began with where they should have, once both are known.
+    /// Compares where partitions began with where they should have, where that is known.
     pub(super) fn check_starts(&mut self) {
         let gap = |lane: &mut Lane| {
             let start = &mut lane.start;
