@@ -63,6 +63,7 @@ mod export_sqlite;
 #[cfg(feature = "export")]
 mod export_worker;
 mod failures;
+mod fault_table;
 mod fuzz_bodies;
 mod group;
 mod low_level;

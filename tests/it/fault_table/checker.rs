@@ -1,0 +1,209 @@
+//! Holds what is in the log, what was acknowledged, what services wrote down and what was seen committed against each other.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::history::{Line, Micros, What};
+
+/// A partition and an offset in it.
+pub(super) type Place = (i32, i64);
+
+/// All that is known of a run.
+#[derive(Default)]
+pub(super) struct Evidence {
+    /// What is in the log at the end, markers and aborted records not counted.
+    pub(super) log: Vec<Place>,
+    /// What the producer was told to be in the log.
+    pub(super) acknowledged: Vec<Place>,
+    /// The lines of each service.
+    pub(super) services: Vec<Vec<Line>>,
+    /// What was committed of which partition, when it was seen. It was looked at between the one before and this one.
+    pub(super) committed: Vec<Seen>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// When it was asked for, and when the answer was there.
+    pub(super) asked: Micros,
+    pub(super) told: Micros,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Verdict {
+    /// Acknowledged records that the log does not have, and records of the log that nobody handled.
+    pub(super) lost: Vec<Place>,
+    /// How often records were handled again.
+    pub(super) duplicates: u64,
+    /// Offsets that were committed before a record below them was handled: `(record, committed)`.
+    pub(super) early: Vec<(Place, i64)>,
+    /// Commits that went back: `(partition, from, to)`.
+    pub(super) rewound: Vec<(i32, i64, i64)>,
+    /// Commits of one whose partition had gone to another: `(partition, committed)`.
+    pub(super) overlapping: Vec<Place>,
+    /// Records that came after a higher offset of the same partition, within one ownership.
+    pub(super) disordered: Vec<Place>,
+    /// Records that an ownership left out, and that nobody had handled by then.
+    pub(super) skipped: Vec<Place>,
+    /// The longest time without a batch that was handled, in microseconds.
+    pub(super) longest_stall: Micros,
+}
+
+impl Verdict {
+    /// What may never be, whatever the fault was.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut say = |what: &str, count: usize, some: String| {
+            if count > 0 {
+                faults.push(format!("{count} {what}, such as {some}"));
+            }
+        };
+        let few = |places: &[Place]| format!("{:?}", &places[..places.len().min(5)]);
+        say("lost", self.lost.len(), few(&self.lost));
+        say("committed before they were handled", self.early.len(), format!("{:?}", self.early.first()));
+        say("commits went back", self.rewound.len(), format!("{:?}", self.rewound));
+        say("commits without the partition", self.overlapping.len(), few(&self.overlapping));
+        say("skipped", self.skipped.len(), few(&self.skipped));
+        say("out of order", self.disordered.len(), few(&self.disordered));
+        faults
+    }
+}
+
+impl Evidence {
+    pub(super) fn check(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        let handled = self.handled();
+
+        let in_log: BTreeSet<Place> = self.log.iter().copied().collect();
+        verdict.lost = self.log.iter().filter(|place| !handled.contains_key(place)).copied().collect();
+        verdict.lost.extend(self.acknowledged.iter().filter(|place| !in_log.contains(place)));
+        verdict.duplicates = handled.values().map(|times| times.len() as u64 - 1).sum();
+        verdict.longest_stall = self.longest_stall();
+        self.check_commits(&handled, &mut verdict);
+        self.check_order(&handled, &mut verdict);
+        verdict
+    }
+
+    /// When each record was handled, and by whom.
+    fn handled(&self) -> BTreeMap<Place, Vec<(Micros, usize)>> {
+        let mut handled: BTreeMap<Place, Vec<(Micros, usize)>> = BTreeMap::new();
+        for (service, lines) in self.services.iter().enumerate() {
+            for line in lines {
+                let What::Handled { records, .. } = &line.what else { continue };
+                for (partition, (first, last)) in records {
+                    for offset in *first..=*last {
+                        handled.entry((*partition, offset)).or_default().push((line.at, service));
+                    }
+                }
+            }
+        }
+        handled.values_mut().for_each(|times| times.sort_unstable());
+        handled
+    }
+
+    fn longest_stall(&self) -> Micros {
+        let lines = self.services.iter().flatten();
+        let mut times: Vec<_> =
+            lines.filter(|line| matches!(line.what, What::Handled { .. })).map(|line| line.at).collect();
+        times.sort_unstable();
+        times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    }
+
+    fn check_commits(&self, handled: &BTreeMap<Place, Vec<(Micros, usize)>>, verdict: &mut Verdict) {
+        // Of each partition its offsets, and when all up to there were handled for the first time.
+        let mut done: HashMap<i32, Vec<(i64, Micros)>> = HashMap::new();
+        let mut log = self.log.clone();
+        log.sort_unstable();
+        for (partition, offset) in log {
+            let first = handled.get(&(partition, offset)).map_or(Micros::MAX, |times| times[0].0);
+            let done = done.entry(partition).or_default();
+            let before = done.last().map_or(0, |(_, at)| *at);
+            done.push((offset, before.max(first)));
+        }
+        let mut before: HashMap<i32, Seen> = HashMap::new();
+        for seen in &self.committed {
+            let below = done
+                .get(&seen.partition)
+                .map_or(&[][..], |done| &done[..done.partition_point(|(offset, _)| *offset < seen.offset)]);
+            if below.last().is_some_and(|(_, at)| *at > seen.told) {
+                let early = below.partition_point(|(_, at)| *at <= seen.told);
+                verdict.early.push(((seen.partition, below[early].0), seen.offset));
+            }
+            if let Some(before) = before.insert(seen.partition, *seen) {
+                if seen.offset < before.offset {
+                    verdict.rewound.push((seen.partition, before.offset, seen.offset));
+                }
+                if seen.offset > before.offset {
+                    if let Some((offset, _)) = below.last() {
+                        self.check_owner((seen.partition, *offset), before.asked, seen, handled, verdict);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whoever handled the last record below a commit had the partition when it was committed: after `since`.
+    fn check_owner(
+        &self,
+        last: Place,
+        since: Micros,
+        seen: &Seen,
+        handled: &BTreeMap<Place, Vec<(Micros, usize)>>,
+        verdict: &mut Verdict,
+    ) {
+        let owners = self.owners(last.0, since, seen.told);
+        let by = handled.get(&last).map_or(&[][..], Vec::as_slice);
+        let is_owned = by.iter().filter(|(at, _)| *at <= seen.told).any(|(_, service)| owners.contains(service));
+        if !owners.is_empty() && !by.is_empty() && !is_owned {
+            verdict.overlapping.push((last.0, seen.offset));
+        }
+    }
+
+    /// Those to whom a partition was assigned last at `from`, or later up to `to`.
+    fn owners(&self, partition: i32, from: Micros, to: Micros) -> Vec<usize> {
+        let mut assigned: Vec<(Micros, usize)> = Vec::new();
+        for (service, lines) in self.services.iter().enumerate() {
+            for line in lines {
+                match &line.what {
+                    What::Assigned { partitions } if partitions.contains(&partition) => {
+                        assigned.push((line.at, service))
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assigned.sort_unstable();
+        let first = assigned.partition_point(|(at, _)| *at <= from).saturating_sub(1);
+        let end = assigned.partition_point(|(at, _)| *at <= to);
+        assigned[first.min(end)..end].iter().map(|(_, service)| *service).collect()
+    }
+
+    fn check_order(&self, handled: &BTreeMap<Place, Vec<(Micros, usize)>>, verdict: &mut Verdict) {
+        let log: BTreeSet<Place> = self.log.iter().copied().collect();
+        for lines in &self.services {
+            let mut next: HashMap<i32, i64> = HashMap::new();
+            for line in lines {
+                match &line.what {
+                    What::Assigned { partitions } => partitions.iter().for_each(|partition| {
+                        next.remove(partition);
+                    }),
+                    What::Handled { records, .. } => {
+                        for (partition, (first, last)) in records {
+                            let next = next.entry(*partition).or_insert(*first);
+                            if first < next {
+                                verdict.disordered.push((*partition, *first));
+                            } else {
+                                let left_out = log.range((*partition, *next)..(*partition, *first));
+                                let is_open =
+                                    |place: &&Place| handled.get(place).is_none_or(|times| times[0].0 > line.at);
+                                verdict.skipped.extend(left_out.filter(is_open));
+                            }
+                            *next = last + 1;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Rows 1, 2 and 4: services that are killed, stopped and frozen.
+
+use std::time::{Duration, Instant};
+
+use super::report::by_length;
+use super::service::Commits;
+use super::{Report, Scene, Setup};
+use crate::support::shared_broker;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// Of three services one is killed at a time, and another takes its place.
+#[test]
+fn row_01_killed_services() {
+    for (commits, fault) in [
+        (Commits::Overlapped(16), "a service is killed, commits overlapped"),
+        (Commits::EachBatch, "a service is killed, each batch committed"),
+    ] {
+        let kills = by_length(4, 50);
+        let records = by_length(30_000, 200_000);
+        let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(by_length(3_000, 2_000)));
+        scene.service.commits = commits;
+        scene.service.batch = 50;
+        let mut running: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
+        let mut injected = 0;
+        while injected < kills && !scene.load.is_done() {
+            let victim = running.remove(0);
+            scene.until_it_handles(victim, 200, SOON);
+            scene.worker(victim).kill9();
+            running.push(scene.spawn());
+            injected += 1;
+        }
+        let bound = injected as u64 * scene.service.records_at_risk();
+        let verdict = scene.finish(SOON);
+        Report::of(1, fault, injected, records, &verdict, bound).file();
+    }
+}
+
+/// One service after the other is told to end. It commits what it did, so nothing is handled twice.
+#[test]
+fn row_02_stopped_services() {
+    let stops = by_length(6, 50);
+    let records = by_length(30_000, 200_000);
+    let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(by_length(3_000, 2_000)));
+    scene.service.batch = 50;
+    let mut running: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
+    let mut injected = 0;
+    while injected < stops && !scene.load.is_done() {
+        let next = running.remove(0);
+        scene.until_it_handles(next, 200, SOON);
+        let began = Instant::now();
+        scene.worker(next).sigterm();
+        assert!(scene.worker(next).wait(SOON).success());
+        assert!(began.elapsed() < Duration::from_secs(10), "it ended after {:?}", began.elapsed());
+        running.push(scene.spawn());
+        injected += 1;
+    }
+    let verdict = scene.finish(SOON);
+    Report::of(2, "a service is told to end", injected, records, &verdict, 0).file();
+}

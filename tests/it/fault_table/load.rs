@@ -1,0 +1,126 @@
+//! Records with known contents, each acknowledged or reported.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kafka_envelope::{Delivery, Message, Producer};
+use serde::{Deserialize, Serialize};
+
+use super::checker::Place;
+
+/// So many are on their way at a time.
+const WAVE: usize = 200;
+
+/// What each record carries, a kilobyte in all.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Payload {
+    pub(super) number: usize,
+    #[serde(skip_deserializing)]
+    filler: String,
+}
+
+impl Payload {
+    pub(super) fn new(number: usize) -> Payload {
+        Payload { number, filler: "x".repeat(850) }
+    }
+}
+
+/// Produces in the background, round robin over the partitions.
+pub(super) struct Load {
+    acknowledged: Arc<Mutex<Vec<Place>>>,
+    /// Records whose fate is known.
+    reported: Arc<AtomicUsize>,
+    failures: Arc<Mutex<Vec<String>>>,
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    /// `rate` in records a second; without one as fast as it goes.
+    pub(super) fn start(bootstrap: &str, topic: &str, partitions: i32, records: usize, rate: Option<usize>) -> Load {
+        let producer = Producer::builder("load", bootstrap).build().unwrap();
+        Load::start_with(producer, topic, partitions, records, rate)
+    }
+
+    pub(super) fn start_with(
+        producer: Producer,
+        topic: &str,
+        partitions: i32,
+        records: usize,
+        rate: Option<usize>,
+    ) -> Load {
+        let acknowledged = Arc::new(Mutex::new(Vec::new()));
+        let (reported, failures) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (all, count, failed) = (Arc::clone(&acknowledged), Arc::clone(&reported), Arc::clone(&failures));
+        let (over, topic) = (Arc::clone(&is_over), topic.to_owned());
+        let thread = thread::spawn(move || {
+            let start = Instant::now();
+            // With a rate in waves of a twentieth of a second.
+            let wave = rate.map_or(WAVE, |rate| (rate / 20).clamp(1, WAVE));
+            for first in (0..records).step_by(wave) {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let numbers = first..records.min(first + wave);
+                let sent: Vec<_> = numbers
+                    .map(|number| {
+                        let partition = number as i32 % partitions;
+                        producer.send(&topic, &Message::new(Payload::new(number)).partition(partition))
+                    })
+                    .collect();
+                for pending in sent {
+                    match pending.and_then(kafka_envelope::Pending::wait) {
+                        Ok(Delivery { partition, offset, .. }) if offset >= 0 => {
+                            all.lock().unwrap().push((partition, offset));
+                        }
+                        // A retry found it in the log already: acknowledged, at a place that is not told.
+                        Ok(_) => {}
+                        Err(error) => failed.lock().unwrap().push(error.to_string()),
+                    }
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                if let Some(rate) = rate {
+                    let due = Duration::from_secs_f64((first + wave) as f64 / rate as f64);
+                    thread::park_timeout(due.saturating_sub(start.elapsed()));
+                }
+            }
+        });
+        Load { acknowledged, reported, failures, is_over, thread: Some(thread) }
+    }
+
+    pub(super) fn acknowledged(&self) -> Vec<Place> {
+        self.acknowledged.lock().unwrap().clone()
+    }
+
+    /// How many records are acknowledged or reported as failed.
+    pub(super) fn reported(&self) -> usize {
+        self.reported.load(Ordering::Relaxed)
+    }
+
+    /// Why records were not acknowledged.
+    pub(super) fn failures(&self) -> Vec<String> {
+        self.failures.lock().unwrap().clone()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Sends no more than what is under way.
+    pub(super) fn stop(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A topic under load, services that handle it, and what is seen of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::checker::{Evidence, Place, Verdict};
+use super::history::{Line, Offsets, Reading, What};
+use super::load::Load;
+use super::log_of_topic::log_of;
+use super::service::Service;
+use super::watcher::Watcher;
+use crate::support::{Worker, create_topic_with, eventually, unique};
+
+/// What a scene begins with.
+pub(super) struct Setup<'a> {
+    pub(super) bootstrap: &'a str,
+    /// Under which the services reach the broker, where a proxy stands between.
+    pub(super) services_bootstrap: Option<&'a str>,
+    pub(super) partitions: i32,
+    pub(super) records: usize,
+    /// Records a second that are produced; without as fast as it goes.
+    pub(super) rate: Option<usize>,
+    pub(super) topic_settings: &'a [(&'a str, &'a str)],
+}
+
+impl<'a> Setup<'a> {
+    pub(super) fn new(bootstrap: &'a str, records: usize) -> Setup<'a> {
+        Setup { bootstrap, services_bootstrap: None, partitions: 6, records, rate: None, topic_settings: &[] }
+    }
+
+    pub(super) fn rate(self, rate: usize) -> Setup<'a> {
+        Setup { rate: Some(rate), ..self }
+    }
+}
+
+pub(super) struct Scene {
+    pub(super) bootstrap: String,
+    pub(super) topic: String,
+    pub(super) group: String,
+    pub(super) load: Load,
+    pub(super) watcher: Watcher,
+    /// What every service of this scene starts from.
+    pub(super) service: Service,
+    dir: PathBuf,
+    services: Vec<Running>,
+}
+
+/// A service that was started, and what it wrote.
+pub(super) struct Running {
+    pub(super) worker: Worker,
+    reading: Reading,
+    handled: usize,
+}
+
+impl Scene {
+    /// Makes the topic and starts to produce. No service runs yet.
+    pub(super) fn start(setup: Setup<'_>) -> Scene {
+        let Setup { bootstrap, services_bootstrap, partitions, records, rate, topic_settings } = setup;
+        let (topic, group) = (unique("topic"), unique("group"));
+        create_topic_with(bootstrap, &topic, partitions, topic_settings);
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("faults"));
+        fs::create_dir_all(&dir).unwrap();
+        Scene {
+            bootstrap: bootstrap.into(),
+            load: Load::start(bootstrap, &topic, partitions, records, rate),
+            watcher: Watcher::start(bootstrap, &group, &topic, partitions),
+            service: Service::new(services_bootstrap.unwrap_or(bootstrap), &topic, &group),
+            topic,
+            group,
+            dir,
+            services: Vec::new(),
+        }
+    }
+
+    /// Starts one more service, and returns its number.
+    pub(super) fn spawn(&mut self) -> usize {
+        let service = self.service.clone();
+        self.spawn_as(service)
+    }
+
+    pub(super) fn spawn_as(&mut self, mut service: Service) -> usize {
+        service.history = self.dir.join(self.services.len().to_string());
+        let reading = Reading::of(service.history.clone());
+        self.services.push(Running { worker: service.spawn(), reading, handled: 0 });
+        self.services.len() - 1
+    }
+
+    pub(super) fn worker(&mut self, number: usize) -> &mut Worker {
+        &mut self.services[number].worker
+    }
+
+    /// What a service wrote so far.
+    pub(super) fn lines(&mut self, number: usize) -> &[Line] {
+        self.read_on();
+        &self.services[number].reading.lines
+    }
+
+    /// How often a record was handled, by whomever.
+    pub(super) fn handled(&mut self) -> usize {
+        self.read_on();
+        self.services.iter().map(|service| service.handled).sum()
+    }
+
+    pub(super) fn handled_by(&mut self, number: usize) -> usize {
+        self.read_on();
+        self.services[number].handled
+    }
+
+    /// Until a service has handled so many records since now.
+    #[track_caller]
+    pub(super) fn until_it_handles(&mut self, number: usize, records: usize, deadline: Duration) {
+        let before = self.handled_by(number);
+        let what = format!("service {number} handles {records} records");
+        eventually(deadline, &what, || (self.handled_by(number) >= before + records).then_some(()));
+    }
+
+    /// Until so many records were handled in all since now.
+    #[track_caller]
+    pub(super) fn until_handled(&mut self, records: usize, deadline: Duration) {
+        let before = self.handled();
+        eventually(deadline, "records are handled", || (self.handled() >= before + records).then_some(()));
+    }
+
+    /// Waits for the end of the load, and until all of the log is committed. Then stops all services that still run, and
+    /// checks. `patience` is for a time in which nothing goes on.
+    #[track_caller]
+    pub(super) fn finish(mut self, patience: Duration) -> Verdict {
+        let mut last = (0, 0, Instant::now());
+        let mut is_going_on = |now: (usize, usize)| {
+            if (last.0, last.1) != now {
+                last = (now.0, now.1, Instant::now());
+            }
+            assert!(
+                last.2.elapsed() < patience,
+                "nothing goes on since {patience:?}: {now:?} are reported and handled"
+            );
+        };
+        while !self.load.is_done() {
+            eventually(patience, "a while", || Some(()));
+            is_going_on((self.load.reported(), self.handled()));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let log = log_of(&self.bootstrap, &self.topic);
+        let mut ends: Vec<Place> = Vec::new();
+        for (partition, offset) in &log {
+            match ends.iter_mut().find(|(known, _)| known == partition) {
+                Some((_, end)) => *end = (offset + 1).max(*end),
+                None => ends.push((*partition, offset + 1)),
+            }
+        }
+        let is_committed =
+            |scene: &Scene| ends.iter().all(|(partition, end)| scene.watcher.committed(*partition) >= Some(*end));
+        while !is_committed(&self) {
+            is_going_on((self.load.reported(), self.handled()));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        for service in &mut self.services {
+            if service.worker.ended().is_none() {
+                service.worker.sigterm();
+            }
+        }
+        for service in &mut self.services {
+            service.worker.wait(Duration::from_secs(30));
+        }
+        self.verdict(log)
+    }
+
+    /// Holds against this log what is known so far.
+    pub(super) fn verdict(&mut self, log: Vec<Place>) -> Verdict {
+        self.read_on();
+        let evidence = Evidence {
+            log,
+            acknowledged: self.load.acknowledged(),
+            services: self.services.iter().map(|service| service.reading.lines.clone()).collect(),
+            committed: self.watcher.seen(),
+        };
+        evidence.check()
+    }
+
+    fn read_on(&mut self) {
+        for service in &mut self.services {
+            let before = service.reading.read_on();
+            for line in &service.reading.lines[before..] {
+                let What::Handled { records, .. } = &line.what else { continue };
+                service.handled += records.iter().map(count).sum::<usize>();
+            }
+        }
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // They write there.
+        self.services.clear();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn count((_, (first, last)): &(i32, Offsets)) -> usize {
+    (last - first + 1) as usize
+}

@@ -1,0 +1,192 @@
+//! A service as its author would write it, in a process of its own, that writes down what it does.
+
+use std::path::PathBuf;
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use kafka_envelope::{Backoff, Batch, Commit, Consumer, HandlerError, OnError};
+use log::{LevelFilter, Log, Metadata, Record};
+use serde::{Deserialize, Serialize};
+
+use super::history::{History, What, ranges};
+use super::load::Payload;
+use crate::support::Worker;
+
+const TEST: &str = "fault_table::service::a_service";
+
+/// What a service is built with.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Service {
+    pub(super) bootstrap: String,
+    pub(super) topic: String,
+    pub(super) group: String,
+    /// Where it writes down what it does.
+    pub(super) history: PathBuf,
+    pub(super) batch: usize,
+    pub(super) commits: Commits,
+    pub(super) work: Work,
+    pub(super) config: Vec<(String, String)>,
+    pub(super) drain_budget: Option<Duration>,
+    pub(super) stall_timeout: Option<Duration>,
+    pub(super) handler_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) enum Commits {
+    EachBatch,
+    Overlapped(usize),
+}
+
+/// What the handler does with a batch.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) enum Work {
+    /// So long for each batch.
+    Takes(Duration),
+    /// Of the batches every so many-th fails at its first attempt, in turn by an error and by a panic.
+    Fails { every: usize },
+    /// The so many-th batch hangs for ever.
+    HangsAt(usize),
+}
+
+impl Service {
+    /// Batches of a hundred, as fast as they come.
+    pub(super) fn new(bootstrap: &str, topic: &str, group: &str) -> Service {
+        Service {
+            bootstrap: bootstrap.into(),
+            topic: topic.into(),
+            group: group.into(),
+            history: PathBuf::new(),
+            batch: 100,
+            commits: Commits::Overlapped(16),
+            work: Work::Takes(Duration::ZERO),
+            // A killed member's place is soon free.
+            config: [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            drain_budget: None,
+            stall_timeout: None,
+            handler_timeout: None,
+        }
+    }
+
+    pub(super) fn set(mut self, key: &str, value: &str) -> Service {
+        self.config.retain(|(known, _)| known != key);
+        self.config.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// So many records may be handled and not committed when it is killed.
+    pub(super) fn records_at_risk(&self) -> u64 {
+        let batches = match self.commits {
+            Commits::EachBatch => 1,
+            Commits::Overlapped(most) => most + 1,
+        };
+        (batches * self.batch) as u64
+    }
+
+    pub(super) fn spawn(&self) -> Worker {
+        Worker::spawn(TEST, self)
+    }
+
+    fn run(self) {
+        let history: &'static History = Box::leak(Box::new(History::create(&self.history)));
+        log::set_logger(Box::leak(Box::new(Lines(history)))).unwrap();
+        log::set_max_level(LevelFilter::Debug);
+
+        let commit = match self.commits {
+            Commits::EachBatch => Commit::EachBatch,
+            Commits::Overlapped(max_batches) => Commit::Overlapped { max_batches },
+        };
+        let mut builder = Consumer::builder("service", &self.bootstrap, &self.group)
+            .topics([&self.topic])
+            .batch_size(self.batch)
+            .commit(commit)
+            .config(self.config.clone())
+            .on_error(OnError::retry(Backoff { first: Duration::from_millis(10), ..Backoff::default() }));
+        if let Some(budget) = self.drain_budget {
+            builder = builder.drain_budget(budget);
+        }
+        if let Some(timeout) = self.stall_timeout {
+            builder = builder.stall_timeout(timeout);
+        }
+        if let Some(timeout) = self.handler_timeout {
+            builder = builder.handler_timeout(timeout);
+        }
+        let mut consumer = builder.build().unwrap();
+        consumer.stop_on_signals().unwrap();
+        let mut batches = 0;
+        let ended = consumer.run(|batch: &Batch<Payload>| {
+            let began = history.clock.now();
+            batches += 1;
+            let records = ranges(batch.iter().map(|record| (record.partition(), record.offset())));
+            let failed = || history.write(What::Failed { records: records.clone() });
+            match self.work {
+                Work::Takes(time) => thread::sleep(time),
+                Work::Fails { every } if batches % every == 0 && batch.attempt() == 1 => {
+                    failed();
+                    if batches / every % 2 == 0 {
+                        return Err(HandlerError::from("every so many-th"));
+                    }
+                    panic!("every so many-th");
+                }
+                Work::HangsAt(number) if batches == number => {
+                    failed();
+                    loop {
+                        thread::park();
+                    }
+                }
+                Work::Fails { .. } | Work::HangsAt(_) => {}
+            }
+            history.write(What::Handled { began, records });
+            Ok(())
+        });
+        let closed = consumer.close(Duration::from_secs(5));
+        let error = ended.err().or(closed.err());
+        history.write(What::Ended { error: error.as_ref().map(ToString::to_string) });
+        // Nothing else of this process is to be waited for.
+        process::exit(i32::from(error.is_some()));
+    }
+}
+
+/// Not a test by itself.
+#[test]
+fn a_service() {
+    if let Some(service) = Worker::arguments::<Service>(TEST) {
+        service.run();
+    }
+}
+
+/// Keeps of the library's log what tells of partitions, and what is worth a warning.
+struct Lines(&'static History);
+
+impl Log for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("kafka_envelope")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let line = record.args().to_string();
+        let partitions = || partitions(&line);
+        if line.starts_with("assigned ") {
+            self.0.write(What::Assigned { partitions: partitions() });
+        } else if line.starts_with("revoked ") {
+            self.0.write(What::Revoked { partitions: partitions() });
+        } else if line.starts_with("lost ") {
+            self.0.write(What::Lost { partitions: partitions() });
+        } else if record.level() <= log::Level::Warn {
+            self.0.write(What::Logged { line });
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Of a list as rdkafka's `Debug` writes it.
+fn partitions(line: &str) -> Vec<i32> {
+    let numbers = line.split("partition: ").skip(1);
+    numbers.filter_map(|rest| rest.split_once(',')?.0.parse().ok()).collect()
+}
