@@ -58,3 +58,28 @@ fn row_02_stopped_services() {
     let verdict = scene.finish(SOON);
     Report::of(2, "a service is told to end", injected, records, &verdict, 0).file();
 }
+
+/// A service stands still until the group has gone on without it, and wakes up as one that believes to have its partitions:
+/// it repeats what it had not committed at the most, and commits nothing any more.
+#[test]
+fn row_04_frozen_services() {
+    let freezes = by_length(2, 20);
+    let records = by_length(30_000, 200_000);
+    let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(by_length(1_000, 1_000)));
+    scene.service.batch = 50;
+    let running = [scene.spawn(), scene.spawn()];
+    let mut injected = 0;
+    while injected < freezes && !scene.load.is_done() {
+        let (victim, other) = (running[injected % 2], running[(injected + 1) % 2]);
+        scene.until_it_handles(victim, 200, SOON);
+        scene.worker(victim).freeze();
+        // It has all partitions once the session of the frozen one is over.
+        scene.until_it_is_assigned(other, 6, SOON);
+        scene.until_it_handles(other, 1_000, SOON);
+        scene.worker(victim).thaw();
+        injected += 1;
+    }
+    let bound = injected as u64 * scene.service.records_at_risk();
+    let verdict = scene.finish(SOON);
+    Report::of(4, "a service is frozen past its session", injected, records, &verdict, bound).file();
+}

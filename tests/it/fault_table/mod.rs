@@ -18,7 +18,9 @@ mod scene;
 mod service;
 mod watcher;
 
+mod handlers;
 mod kills;
+mod soak;
 
 use report::{Report, is_long};
 use scene::{Scene, Setup};

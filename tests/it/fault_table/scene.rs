@@ -1,5 +1,6 @@
 //! A topic under load, services that handle it, and what is seen of them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -113,6 +114,25 @@ impl Scene {
         let before = self.handled_by(number);
         let what = format!("service {number} handles {records} records");
         eventually(deadline, &what, || (self.handled_by(number) >= before + records).then_some(()));
+    }
+
+    /// Until a service has so many partitions, since the rebalance that it saw last.
+    #[track_caller]
+    pub(super) fn until_it_is_assigned(&mut self, number: usize, partitions: usize, deadline: Duration) {
+        let what = format!("service {number} has {partitions} partitions");
+        eventually(deadline, &what, || {
+            let mut owned: BTreeSet<i32> = BTreeSet::new();
+            for line in self.lines(number) {
+                match &line.what {
+                    What::Assigned { partitions } => owned.extend(partitions),
+                    What::Revoked { partitions } | What::Lost { partitions } => {
+                        owned.retain(|partition| !partitions.contains(partition));
+                    }
+                    _ => {}
+                }
+            }
+            (owned.len() == partitions).then_some(())
+        });
     }
 
     /// Until so many records were handled in all since now.

@@ -70,10 +70,9 @@ impl Service {
         }
     }
 
-    pub(super) fn set(mut self, key: &str, value: &str) -> Service {
+    pub(super) fn set(&mut self, key: &str, value: &str) {
         self.config.retain(|(known, _)| known != key);
         self.config.push((key.to_owned(), value.to_owned()));
-        self
     }
 
     /// So many records may be handled and not committed when it is killed.
@@ -93,6 +92,10 @@ impl Service {
         let history: &'static History = Box::leak(Box::new(History::create(&self.history)));
         log::set_logger(Box::leak(Box::new(Lines(history)))).unwrap();
         log::set_max_level(LevelFilter::Debug);
+        if let Work::Fails { .. } = self.work {
+            // They are many, and meant.
+            std::panic::set_hook(Box::new(|_| {}));
+        }
 
         let commit = match self.commits {
             Commits::EachBatch => Commit::EachBatch,

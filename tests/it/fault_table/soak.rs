@@ -1,0 +1,135 @@
+//! Row 22: a random mix of faults for a while, and what it leaves behind.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::report::by_length;
+use super::service::Work;
+use super::{Report, Scene, Setup};
+use crate::support::{Broker, eventually};
+
+const SOON: Duration = Duration::from_secs(90);
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What a process uses.
+#[derive(Clone, Copy, Debug)]
+struct Usage {
+    resident_bytes: u64,
+    threads: usize,
+    files: usize,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Usage {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let number = |name: &str| -> u64 {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        Usage {
+            resident_bytes: number("VmRSS:") * 1024,
+            threads: number("Threads:") as usize,
+            files: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
+        }
+    }
+}
+
+/// Services and their broker are killed, stopped and frozen at random, one fault at a time, for 30 minutes in the long form.
+/// One service is spared: its memory, threads and file descriptors are looked at after each fault, and must not grow from
+/// the first half of the run to the second.
+#[test]
+fn row_22_soak() {
+    let length = by_length(Duration::from_secs(30), Duration::from_secs(30 * 60));
+    let rate = by_length(1_000, 500);
+    let records = length.as_secs() as usize * rate;
+    let mut broker = Broker::start();
+    let mut scene = Scene::start(Setup::new(&broker.bootstrap().to_owned(), records).rate(rate));
+    scene.service.batch = 50;
+    scene.service.work = Work::Takes(Duration::from_millis(2));
+    let spared = scene.spawn();
+    let mut others = vec![scene.spawn(), scene.spawn()];
+    scene.until_it_handles(spared, 200, SOON);
+
+    let pid = scene.worker(spared).pid();
+    let mut usages = vec![Usage::of(pid)];
+    let (mut injected, mut at_risk) = (0, 0);
+    let start = Instant::now();
+    let mut random = same_numbers(0x5eed);
+    while start.elapsed() < length && !scene.load.is_done() {
+        let which = random() as usize % others.len();
+        match random() % 5 {
+            0 => {
+                scene.worker(others[which]).kill9();
+                others[which] = scene.spawn();
+                at_risk += scene.service.records_at_risk();
+            }
+            1 => {
+                scene.worker(others[which]).sigterm();
+                scene.worker(others[which]).wait(SOON);
+                others[which] = scene.spawn();
+                // The broker may be coming back, and not answer within the time that a stop has.
+                at_risk += scene.service.records_at_risk();
+            }
+            2 => {
+                scene.worker(others[which]).freeze();
+                scene.until_it_is_assigned(spared, 3, SOON);
+                scene.worker(others[which]).thaw();
+                at_risk += scene.service.records_at_risk();
+            }
+            3 => {
+                broker.kill();
+                broker.restart();
+                at_risk += 3 * scene.service.records_at_risk();
+            }
+            _ => {
+                broker.freeze();
+                // Longer than sessions of brokers and of members.
+                let frozen = Instant::now();
+                eventually(SOON, "sessions end", || (frozen.elapsed() > Duration::from_secs(8)).then_some(()));
+                broker.thaw();
+                at_risk += 3 * scene.service.records_at_risk();
+            }
+        }
+        injected += 1;
+        scene.until_handled(500, SOON);
+        usages.push(Usage::of(pid));
+    }
+    scene.load.stop();
+    let produced = scene.load.reported();
+    let verdict = scene.finish(SOON);
+
+    let (early, late) = usages.split_at(usages.len() / 2);
+    let most = |of: fn(&Usage) -> u64, usages: &[Usage]| usages.iter().map(of).max().unwrap_or(0);
+    let mut report = Report::of(22, "random faults", injected, produced, &verdict, at_risk);
+    let resident = |usages| most(|usage| usage.resident_bytes, usages) as f64 / MIB;
+    let threads = |usages| most(|usage| usage.threads as u64, usages);
+    let files = |usages| most(|usage| usage.files as u64, usages);
+    println!(
+        "row 22, first and second half of {} s at most: {:.1} and {:.1} MiB, {} and {} threads, {} and {} file descriptors",
+        start.elapsed().as_secs(),
+        resident(early),
+        resident(late),
+        threads(early),
+        threads(late),
+        files(early),
+        files(late),
+    );
+    // A short run is not yet flat: buffers still grow to what they need.
+    if by_length(false, true) {
+        if resident(late) > resident(early) * 1.1 + 4.0 {
+            report.wrong.push("memory grows".into());
+        }
+        if threads(late) > threads(early) || files(late) > files(early) + 2 {
+            report.wrong.push("threads or file descriptors grow".into());
+        }
+    }
+    report.file();
+}
+
+/// The same faults in the same order at every run: a linear congruential generator.
+fn same_numbers(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    }
+}
