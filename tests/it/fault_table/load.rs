@@ -25,6 +25,10 @@ impl Payload {
     pub(super) fn new(number: usize) -> Payload {
         Payload { number, filler: "x".repeat(850) }
     }
+
+    pub(super) fn short(number: usize) -> Payload {
+        Payload { number, filler: String::new() }
+    }
 }
 
 /// Produces in the background, round robin over the partitions.

@@ -18,10 +18,13 @@ mod scene;
 mod service;
 mod watcher;
 
+mod clocks;
 mod handlers;
+mod injected;
+mod input;
 mod kills;
 mod soak;
+mod transactions;
 
-use report::{Report, is_long};
+use report::Report;
 use scene::{Scene, Setup};
-use service::{Commits, Service, Work};

@@ -1,6 +1,6 @@
 //! A topic under load, services that handle it, and what is seen of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,6 +12,9 @@ use super::log_of_topic::log_of;
 use super::service::Service;
 use super::watcher::Watcher;
 use crate::support::{Worker, create_topic_with, eventually, unique};
+
+/// Longer than any row takes: it is the patience that ends a wait.
+const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a scene begins with.
 pub(super) struct Setup<'a> {
@@ -143,38 +146,16 @@ impl Scene {
     }
 
     /// Waits for the end of the load, and until all of the log is committed. Then stops all services that still run, and
-    /// checks. `patience` is for a time in which nothing goes on.
+    /// checks.
     #[track_caller]
-    pub(super) fn finish(mut self, patience: Duration) -> Verdict {
-        let mut last = (0, 0, Instant::now());
-        let mut is_going_on = |now: (usize, usize)| {
-            if (last.0, last.1) != now {
-                last = (now.0, now.1, Instant::now());
-            }
-            assert!(
-                last.2.elapsed() < patience,
-                "nothing goes on since {patience:?}: {now:?} are reported and handled"
-            );
-        };
-        while !self.load.is_done() {
-            eventually(patience, "a while", || Some(()));
-            is_going_on((self.load.reported(), self.handled()));
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
-        let log = log_of(&self.bootstrap, &self.topic);
-        let mut ends: Vec<Place> = Vec::new();
-        for (partition, offset) in &log {
-            match ends.iter_mut().find(|(known, _)| known == partition) {
-                Some((_, end)) => *end = (offset + 1).max(*end),
-                None => ends.push((*partition, offset + 1)),
-            }
-        }
-        let is_committed =
-            |scene: &Scene| ends.iter().all(|(partition, end)| scene.watcher.committed(*partition) >= Some(*end));
-        while !is_committed(&self) {
-            is_going_on((self.load.reported(), self.handled()));
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
+    pub(super) fn finish(self, patience: Duration) -> Verdict {
+        self.finish_with_log(patience).1
+    }
+
+    /// The same, with what the log has.
+    #[track_caller]
+    pub(super) fn finish_with_log(mut self, patience: Duration) -> (Vec<Place>, Verdict) {
+        let log = self.until_committed(patience);
         for service in &mut self.services {
             if service.worker.ended().is_none() {
                 service.worker.sigterm();
@@ -183,7 +164,52 @@ impl Scene {
         for service in &mut self.services {
             service.worker.wait(Duration::from_secs(30));
         }
-        self.verdict(log)
+        let verdict = self.verdict(log.clone());
+        (log, verdict)
+    }
+
+    /// Waits for the end of the load, and until all of the log is committed, and returns that. `patience` is for a time in
+    /// which nothing goes on.
+    #[track_caller]
+    pub(super) fn until_committed(&mut self, patience: Duration) -> Vec<Place> {
+        let mut ends: Option<(Vec<Place>, BTreeMap<i32, i64>)> = None;
+        let mut last = ((0, 0), Instant::now());
+        eventually(FOR_EVER, "all is committed", || {
+            let now = (self.load.reported(), self.handled());
+            if last.0 != now {
+                last = (now, Instant::now());
+            }
+            assert!(last.1.elapsed() < patience, "nothing since {patience:?}: {now:?} are reported and handled");
+            if !self.load.is_done() {
+                return None;
+            }
+            let (_, ends) = ends.get_or_insert_with(|| {
+                let log = log_of(&self.bootstrap, &self.topic);
+                let mut ends = BTreeMap::new();
+                for (partition, offset) in &log {
+                    let end = ends.entry(*partition).or_insert(0);
+                    *end = (offset + 1).max(*end);
+                }
+                (log, ends)
+            });
+            ends.iter().all(|(partition, end)| self.watcher.committed(*partition) >= Some(*end)).then_some(())
+        });
+        ends.map(|(log, _)| log).unwrap_or_default()
+    }
+
+    /// All records that were handled.
+    pub(super) fn handled_places(&mut self) -> BTreeSet<Place> {
+        self.read_on();
+        let lines = self.services.iter().flat_map(|service| &service.reading.lines);
+        let records = lines.filter_map(|line| match &line.what {
+            What::Handled { records, .. } => Some(records),
+            _ => None,
+        });
+        let places = |(partition, (first, last)): &(i32, Offsets)| {
+            let partition = *partition;
+            (*first..=*last).map(move |offset| (partition, offset))
+        };
+        records.flatten().flat_map(places).collect()
     }
 
     /// Holds against this log what is known so far.

@@ -5,11 +5,13 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-use kafka_envelope::{Backoff, Batch, Commit, Consumer, HandlerError, OnError};
+use kafka_envelope::{
+    Backoff, Batch, Commit, Consumer, HandlerError, Message, OnError, OnUndecodable, Outbox, TransactionalProducer,
+};
 use log::{LevelFilter, Log, Metadata, Record};
 use serde::{Deserialize, Serialize};
 
-use super::history::{History, What, ranges};
+use super::history::{History, Offsets, What, ranges};
 use super::load::Payload;
 use crate::support::Worker;
 
@@ -30,6 +32,20 @@ pub(super) struct Service {
     pub(super) drain_budget: Option<Duration>,
     pub(super) stall_timeout: Option<Duration>,
     pub(super) handler_timeout: Option<Duration>,
+    /// What cannot be read becomes a dead letter; else it ends the run.
+    pub(super) buries: bool,
+    /// Copies the numbers of its records in transactions.
+    pub(super) copies: Option<Copies>,
+    /// Variables of its process.
+    pub(super) environment: Vec<(String, String)>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Copies {
+    pub(super) to: String,
+    pub(super) transactional_id: String,
+    /// Of a hundred batches so many fail when all is in the outbox.
+    pub(super) fails: usize,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -67,6 +83,9 @@ impl Service {
             drain_budget: None,
             stall_timeout: None,
             handler_timeout: None,
+            buries: false,
+            copies: None,
+            environment: Vec::new(),
         }
     }
 
@@ -85,7 +104,7 @@ impl Service {
     }
 
     pub(super) fn spawn(&self) -> Worker {
-        Worker::spawn(TEST, self)
+        Worker::spawn_in(TEST, self, &self.environment)
     }
 
     fn run(self) {
@@ -116,40 +135,85 @@ impl Service {
         if let Some(timeout) = self.handler_timeout {
             builder = builder.handler_timeout(timeout);
         }
+        if self.buries {
+            builder = builder.on_undecodable(OnUndecodable::DeadLetter);
+        }
         let mut consumer = builder.build().unwrap();
         consumer.stop_on_signals().unwrap();
         let mut batches = 0;
-        let ended = consumer.run(|batch: &Batch<Payload>| {
-            let began = history.clock.now();
-            batches += 1;
-            let records = ranges(batch.iter().map(|record| (record.partition(), record.offset())));
-            let failed = || history.write(What::Failed { records: records.clone() });
-            match self.work {
-                Work::Takes(time) => thread::sleep(time),
-                Work::Fails { every } if batches % every == 0 && batch.attempt() == 1 => {
-                    failed();
-                    if batches / every % 2 == 0 {
-                        return Err(HandlerError::from("every so many-th"));
-                    }
-                    panic!("every so many-th");
-                }
-                Work::HangsAt(number) if batches == number => {
-                    failed();
-                    loop {
-                        thread::park();
-                    }
-                }
-                Work::Fails { .. } | Work::HangsAt(_) => {}
+        let ended = match &self.copies {
+            Some(copies) => {
+                let id = &copies.transactional_id;
+                let mut producer = TransactionalProducer::new("service", &self.bootstrap, id).unwrap();
+                consumer.run_exactly_once(&mut producer, |batch: &Batch<Payload>, outbox: &mut Outbox| {
+                    batches += 1;
+                    copy(batch, outbox, copies, batches, history)
+                })
             }
-            history.write(What::Handled { began, records });
-            Ok(())
-        });
+            None => consumer.run(|batch: &Batch<Payload>| {
+                batches += 1;
+                handle(batch, self.work, batches, history)
+            }),
+        };
         let closed = consumer.close(Duration::from_secs(5));
         let error = ended.err().or(closed.err());
         history.write(What::Ended { error: error.as_ref().map(ToString::to_string) });
         // Nothing else of this process is to be waited for.
         process::exit(i32::from(error.is_some()));
     }
+}
+
+/// The records of a batch, as they are written down.
+fn records(batch: &Batch<Payload>) -> Vec<(i32, Offsets)> {
+    ranges(batch.iter().map(|record| (record.partition(), record.offset())))
+}
+
+/// `number` counts the calls.
+fn handle(batch: &Batch<Payload>, work: Work, number: usize, history: &History) -> Result<(), HandlerError> {
+    let began = history.clock.now();
+    let records = records(batch);
+    let failed = || history.write(What::Failed { records: records.clone() });
+    match work {
+        Work::Takes(time) => thread::sleep(time),
+        Work::Fails { every } if number % every == 0 && batch.attempt() == 1 => {
+            failed();
+            if number / every % 2 == 0 {
+                return Err(HandlerError::from("every so many-th"));
+            }
+            panic!("every so many-th");
+        }
+        Work::HangsAt(hanging) if hanging == number => {
+            failed();
+            loop {
+                thread::park();
+            }
+        }
+        Work::Fails { .. } | Work::HangsAt(_) => {}
+    }
+    history.write(What::Handled { began, records });
+    Ok(())
+}
+
+fn copy(
+    batch: &Batch<Payload>,
+    outbox: &mut Outbox,
+    copies: &Copies,
+    number: usize,
+    history: &History,
+) -> Result<(), HandlerError> {
+    let began = history.clock.now();
+    for record in batch {
+        let copy =
+            Message::new(record.payload.number).id(record.payload.number.to_string()).partition(record.partition());
+        outbox.send(&copies.to, &copy.caused_by(record))?;
+    }
+    // Spread over the hundred.
+    if number * 37 % 100 < copies.fails {
+        history.write(What::Failed { records: records(batch) });
+        return Err(HandlerError::from("so many of a hundred"));
+    }
+    history.write(What::Handled { began, records: records(batch) });
+    Ok(())
 }
 
 /// Not a test by itself.

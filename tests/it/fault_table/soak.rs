@@ -43,7 +43,7 @@ fn row_22_soak() {
     let rate = by_length(1_000, 500);
     let records = length.as_secs() as usize * rate;
     let mut broker = Broker::start();
-    let mut scene = Scene::start(Setup::new(&broker.bootstrap().to_owned(), records).rate(rate));
+    let mut scene = Scene::start(Setup::new(broker.bootstrap(), records).rate(rate));
     scene.service.batch = 50;
     scene.service.work = Work::Takes(Duration::from_millis(2));
     let spared = scene.spawn();

@@ -34,8 +34,14 @@ pub(crate) struct Worker {
 impl Worker {
     /// `test` is the path of the function from this binary's root.
     pub(crate) fn spawn(test: &str, arguments: &impl Serialize) -> Worker {
+        Worker::spawn_in(test, arguments, &[])
+    }
+
+    /// The same with variables of the environment.
+    pub(crate) fn spawn_in(test: &str, arguments: &impl Serialize, environment: &[(String, String)]) -> Worker {
         let mut command = Command::new(env::current_exe().unwrap());
         command
+            .envs(environment.iter().map(|(key, value)| (key, value)))
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
             .env(TEST, test)
             .env(ARGUMENTS, serde_json::to_string(arguments).unwrap());

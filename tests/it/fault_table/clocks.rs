@@ -1,0 +1,81 @@
+//! Row 29: wall clocks that jump.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::report::by_length;
+use super::{Report, Scene, Setup};
+use crate::support::{shared_broker, unique};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A wall clock of its own for processes that are started with it.
+struct Faketime {
+    offset: PathBuf,
+}
+
+impl Faketime {
+    fn start() -> Faketime {
+        let offset = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("clock"));
+        let clock = Faketime { offset };
+        clock.jump("+0");
+        clock
+    }
+
+    /// To the true time and so much, such as `-1h`.
+    fn jump(&self, offset: &str) {
+        // Replaced as a whole: it is read all the time.
+        let fresh = self.offset.with_extension("fresh");
+        fs::write(&fresh, offset).unwrap();
+        fs::rename(fresh, &self.offset).unwrap();
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let library = library().expect("libfaketime: `bash scripts/test.sh` gets it");
+        [
+            ("LD_PRELOAD", library.to_str().unwrap()),
+            ("FAKETIME_TIMESTAMP_FILE", self.offset.to_str().unwrap()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+}
+
+impl Drop for Faketime {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.offset);
+    }
+}
+
+/// Where Debian and others have it.
+fn library() -> Option<PathBuf> {
+    let dirs = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path());
+    let named = |dir: PathBuf| dir.join("faketime/libfaketimeMT.so.1");
+    dirs.chain([PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib64")]).map(named).find(|path| path.exists())
+}
+
+/// The wall clock of services jumps by an hour, ahead and back, while they work. Nothing stalls, and nothing is repeated.
+/// The clock is libfaketime's: the machine's own is not ours to change, and the broker keeps the true time.
+#[test]
+fn row_29_jumping_clocks() {
+    let jumps = by_length(6, 60);
+    let records = jumps * 3_000;
+    let clock = Faketime::start();
+    let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(2_000));
+    scene.service.environment = clock.environment();
+    let services = [scene.spawn(), scene.spawn()];
+    let mut injected = 0;
+    for jump in ["+1h", "+0", "-1h", "+0", "+1h", "-1h"].iter().cycle().take(jumps) {
+        for service in services {
+            scene.until_it_handles(service, 500, SOON);
+        }
+        clock.jump(jump);
+        injected += 1;
+    }
+    // The second one joins, which hands partitions over: once, and committed.
+    let verdict = scene.finish(SOON);
+    Report::of(29, "the wall clock jumps by an hour", injected, records, &verdict, 0).file();
+}
