@@ -75,6 +75,8 @@ mod producer_async;
 mod rebalance;
 #[cfg(feature = "tokio")]
 mod run_async;
+#[cfg(all(feature = "sasl", feature = "ssl"))]
+mod security;
 mod stalls;
 mod stop;
 #[cfg(feature = "stream")]

@@ -42,11 +42,20 @@ impl Broker {
 
     /// `settings` win over `scripts/kafka.properties` and over what is set here.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Broker {
-        Broker::start_at(free_port(), settings)
+        Broker::start_on(free_port(), &[], settings)
     }
 
     /// The same on a port that is known before.
     pub(crate) fn start_at(port: u16, settings: &[(&str, &str)]) -> Broker {
+        Broker::start_on(port, &[], settings)
+    }
+
+    /// The same with more listeners, by name and port. What protocol they speak the settings say.
+    pub(crate) fn start_listening(listeners: &[(&str, u16)], settings: &[(&str, &str)]) -> Broker {
+        Broker::start_on(free_port(), listeners, settings)
+    }
+
+    fn start_on(port: u16, listeners: &[(&str, u16)], settings: &[(&str, &str)]) -> Broker {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("broker"));
         fs::create_dir_all(&dir).unwrap();
         let controller = free_port();
@@ -57,9 +66,10 @@ impl Broker {
         let mut properties = fs::read_to_string(common).unwrap();
         let bootstrap = &broker.bootstrap;
         let data = broker.dir.join("data");
+        let more: String = listeners.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
         properties += &format!(
-            "listeners=PLAINTEXT://{bootstrap},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://{bootstrap}\n\
+            "listeners=PLAINTEXT://{bootstrap},CONTROLLER://127.0.0.1:{controller}{more}\n\
+             advertised.listeners=PLAINTEXT://{bootstrap}{more}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
              log.dirs={}\n",
             data.display()
@@ -124,15 +134,21 @@ impl Broker {
         self.dir.join("server.properties")
     }
 
-    fn spawn(&self, class: &str, arguments: &[&str]) -> Leashed {
+    /// Runs one of Kafka's own tools to its end.
+    pub(crate) fn tool(&self, class: &str, arguments: &[&str]) {
+        let mut tool = self.spawn(class, arguments);
+        let status = tool.wait(START, class);
+        assert!(status.success(), "{class}: {status}\n{}", self.log_tail());
+    }
+
+    fn spawn<A: AsRef<std::ffi::OsStr>>(&self, class: &str, arguments: &[A]) -> Leashed {
         let mut java = Command::new(java());
         // Short-lived, often several at a time: the cheap compiler and collector start 30 % faster.
         java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
             .arg("-cp")
             .arg(jars().join("*"))
             .arg(class)
-            .args(arguments)
-            .arg(self.properties());
+            .args(arguments);
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
         Leashed::spawn(&java, Some(log), Some(&self.dir))
     }
@@ -140,13 +156,11 @@ impl Broker {
     fn format(&self) {
         // Kafka's ids are base64url; this one has no character that hex does not have.
         let cluster = format!("{}A", &Uuid::new_v4().simple().to_string()[..21]);
-        let mut format = self.spawn("kafka.tools.StorageTool", &["format", "-t", &cluster, "-c"]);
-        let status = format.wait(START, "the broker's directory is formatted");
-        assert!(status.success(), "format: {status}\n{}", self.log_tail());
+        self.tool("kafka.tools.StorageTool", &["format", "-t", &cluster, "-c", &self.properties().display().to_string()]);
     }
 
     fn run(&mut self) {
-        let mut process = self.spawn("kafka.Kafka", &[]);
+        let mut process = self.spawn("kafka.Kafka", &[self.properties()]);
         let mut ended = None;
         let deadline = Instant::now() + START;
         let probe: BaseConsumer = kafka::client(&self.bootstrap).create().unwrap();

@@ -1,27 +1,28 @@
-//! What this crate logs, kept for tests that ask for it.
+//! What is logged, kept for tests that ask for it.
 
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use log::{LevelFilter, Log, Metadata, Record};
 
-struct Lines(Mutex<Vec<String>>);
+/// Target and line.
+struct Lines(Mutex<Vec<(String, String)>>);
 
 static LINES: Lines = Lines(Mutex::new(Vec::new()));
 
 impl Lines {
-    fn get(&self) -> MutexGuard<'_, Vec<String>> {
+    fn get(&self) -> MutexGuard<'_, Vec<(String, String)>> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("kafka_envelope")
+        ["kafka_envelope", "librdkafka", "rdkafka"].iter().any(|target| metadata.target().starts_with(target))
     }
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            self.get().push(format!("{} {}", record.level(), record.args()));
+            self.get().push((record.target().to_owned(), format!("{} {}", record.level(), record.args())));
         }
     }
 
@@ -37,7 +38,16 @@ pub(crate) fn keep_logs() {
     });
 }
 
-/// The lines so far that contain all of these.
+/// This crate's lines so far that contain all of these.
 pub(crate) fn logged(parts: &[&str]) -> Vec<String> {
-    LINES.get().iter().filter(|line| parts.iter().all(|part| line.contains(part))).cloned().collect()
+    let lines = LINES.get();
+    let own = lines.iter().filter(|(target, _)| target.starts_with("kafka_envelope")).map(|(_, line)| line);
+    own.filter(|line| parts.iter().all(|part| line.contains(part))).cloned().collect()
+}
+
+/// The same of librdkafka's and rdkafka's lines, too.
+pub(crate) fn logged_by_all(parts: &[&str]) -> Vec<String> {
+    let lines = LINES.get();
+    let all = lines.iter().map(|(_, line)| line).filter(|line| parts.iter().all(|part| line.contains(part)));
+    all.cloned().collect()
 }

@@ -5,9 +5,13 @@
 // A helper is here for scenarios to come, too.
 #![allow(dead_code)]
 
+#[cfg(all(feature = "sasl", feature = "ssl"))]
+pub(crate) mod acls;
 #[cfg(feature = "app")]
 pub(crate) mod app;
 pub(crate) mod broker;
+#[cfg(all(feature = "sasl", feature = "ssl"))]
+pub(crate) mod certificates;
 #[cfg(feature = "cli")]
 pub(crate) mod cli;
 pub(crate) mod envelopes;
@@ -25,6 +29,8 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 #[cfg(feature = "cli")]
 pub(crate) mod running;
+#[cfg(all(feature = "sasl", feature = "ssl"))]
+pub(crate) mod secured;
 #[cfg(feature = "stream")]
 pub(crate) mod stream;
 pub(crate) mod worker;
@@ -38,7 +44,7 @@ pub(crate) use self::{
         TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, produce_raw,
         produce_raw_batch,
     },
-    logs::{keep_logs, logged},
+    logs::{keep_logs, logged, logged_by_all},
     names::unique,
     worker::{Worker, emit},
 };
