@@ -31,7 +31,7 @@ pub(crate) struct Bootstrap {
 
 impl Bootstrap {
     /// An error of the client as a whole.
-    pub(crate) fn hear(&self, error: &KafkaError, _: &str) {
+    pub(crate) fn hear(&self, error: &KafkaError) {
         if error.rdkafka_error_code() == Some(Code::AllBrokersDown) {
             self.down(Instant::now());
         }
@@ -69,9 +69,9 @@ mod tests {
     #[test]
     fn it_is_due_once_after_the_last_word() {
         let (bootstrap, start, second) = (Bootstrap::default(), Instant::now(), Duration::from_secs(1));
-        bootstrap.hear(&KafkaError::Global(Code::BrokerTransportFailure), "");
+        bootstrap.hear(&KafkaError::Global(Code::BrokerTransportFailure));
         assert!(!bootstrap.is_due(Instant::now() + LEAST, LEAST));
-        bootstrap.hear(&KafkaError::Global(Code::AllBrokersDown), "");
+        bootstrap.hear(&KafkaError::Global(Code::AllBrokersDown));
         assert!(bootstrap.is_due(Instant::now() + LEAST, LEAST));
         for seconds in (0..100).step_by(10) {
             bootstrap.down(start + second * seconds);

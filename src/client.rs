@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::refusal::{Refusal, RefusalKind, Standing};
+
 /// Under which name librdkafka's own words stand in the log.
 const TARGET: &str = "librdkafka";
 
@@ -25,28 +27,57 @@ pub(crate) fn guarded(run: impl FnOnce()) {
     }
 }
 
-/// What a client as a whole last had to say of itself.
+/// What a client as a whole last had to say of itself, and what it is refused.
 #[derive(Debug, Default)]
-pub(crate) struct Trouble(Mutex<Option<String>>);
+pub(crate) struct Trouble {
+    last: Mutex<Option<String>>,
+    pub(crate) refusals: Standing,
+    /// The consumer's group.
+    group: Option<String>,
+}
 
 impl Trouble {
+    pub(crate) fn of_group(group: &str) -> Self {
+        Self { group: Some(group.to_owned()), ..Self::default() }
+    }
+
+    /// An error of a client as a whole. librdkafka goes on by itself, unless it is fatal.
     pub(crate) fn hear(&self, error: &KafkaError, reason: &str) {
+        let is_all_down = error.rdkafka_error_code() == Some(Code::AllBrokersDown);
+        match Refusal::of(error, reason) {
+            Some(refusal) => {
+                debug(error, reason);
+                let subject = match (refusal.kind, refusal.subject) {
+                    (RefusalKind::Group, None) => self.group.clone(),
+                    (_, subject) => subject,
+                };
+                self.refusals.met(Refusal { subject, ..refusal });
+            }
+            // Who is refused everywhere has said so.
+            None if is_all_down && self.refusals.connection() => debug(error, reason),
+            None => self::error(error, reason),
+        }
         // That no broker is left tells nothing that the error before it did not.
-        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+        if !is_all_down {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
         }
     }
 
     #[cfg(feature = "stream")]
     pub(crate) fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let refusal = self.refusals.first().map(|refusal| refusal.to_string());
+        refusal.or_else(|| self.last.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 
-/// What every context does with librdkafka's logs, errors and statistics. The fields that are
-/// named, each a [`Trouble`] or a [`Bootstrap`](crate::bootstrap::Bootstrap), hear of the errors.
+fn debug(error: &KafkaError, reason: &str) {
+    guarded(|| log::debug!(target: TARGET, "{error}: {reason}"));
+}
+
+/// What every context does with librdkafka's logs and statistics, and what this one does with errors of the client as a whole:
+/// a function of the context, the error and the reason.
 macro_rules! client_context {
-    ($context:ty $(, $hearer:ident)*) => {
+    ($context:ty, $error:expr) => {
         impl rdkafka::client::ClientContext for $context {
             fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
                 $crate::client::log(level, facility, text);
@@ -57,8 +88,8 @@ macro_rules! client_context {
             }
 
             fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
-                $crate::client::error(&error, reason);
-                $(self.$hearer.hear(&error, reason);)*
+                let heard: fn(&$context, &rdkafka::error::KafkaError, &str) = $error;
+                heard(self, &error, reason);
             }
         }
     };
@@ -70,6 +101,8 @@ pub(crate) use client_context;
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     use RDKafkaLogLevel as Level;
     let level = match level {
+        // Comes as an error of the client, too.
+        Level::Error if facility == "FAIL" => log::Level::Debug,
         Level::Emerg | Level::Alert | Level::Critical | Level::Error => log::Level::Error,
         Level::Warning => log::Level::Warn,
         Level::Notice | Level::Info => log::Level::Info,

@@ -6,6 +6,8 @@ use std::fmt;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::refusal::{Refusal, advice};
+
 /// A result whose error is [`Error`] unless said otherwise.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -81,7 +83,7 @@ pub enum Error {
     },
 
     /// Messages of a batch were not acknowledged.
-    #[error("{} of {total} messages were not acknowledged, {} of them possibly persisted; first: {}", failed.len(), possibly_persisted.len(), First(failed))]
+    #[error("{} of {total} messages were not acknowledged, {} of them possibly persisted; first: {}{}", failed.len(), possibly_persisted.len(), First(failed), Because(refusal))]
     NotDelivered {
         /// How many messages the batch had.
         total: usize,
@@ -92,6 +94,8 @@ pub enum Error {
         possibly_persisted: Vec<usize>,
         /// Whether the producer is beyond use: its guarantee that nothing is repeated or reordered is broken.
         fatal: bool,
+        /// What brokers refuse the producer, where that is why.
+        refusal: Option<Box<Refusal>>,
     },
 
     /// The handler failed. Nothing of the batch is committed but what stands before [`HandlerError::at`]'s index.
@@ -196,6 +200,13 @@ pub enum Error {
         refused: bool,
     },
 
+    /// Brokers do not let this client in, or do not do what it asks for: TLS, the log-in, or a missing right.
+    #[error("{refusal}")]
+    Refused {
+        /// What, why, and what to do.
+        refusal: Box<Refusal>,
+    },
+
     /// No broker answers.
     #[error("no broker of `{brokers}` answers: {reason}")]
     Unreachable {
@@ -282,8 +293,20 @@ impl fmt::Display for TransactionOutcome {
 /// What went wrong in a transaction. Its error's own text leaves out why.
 fn reason(error: &KafkaError) -> String {
     match error {
-        KafkaError::Transaction(error) => format!("{} ({})", error.string(), error.name()),
+        KafkaError::Transaction(inner) => {
+            let advice = advice(error.rdkafka_error_code()).map(|advice| format!("; {advice}")).unwrap_or_default();
+            format!("{} ({}){advice}", inner.string(), inner.name())
+        }
         error => error.to_string(),
+    }
+}
+
+/// Why a client got nothing done, where that is known.
+struct Because<'a>(&'a Option<Box<Refusal>>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |refusal| write!(f, "; {refusal}"))
     }
 }
 
@@ -300,6 +323,10 @@ impl fmt::Display for First<'_> {
 }
 
 impl Error {
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        Self::Refused { refusal: Box::new(refusal) }
+    }
+
     pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Setting { key: key.into(), reason: reason.into() }
     }
@@ -527,6 +554,7 @@ mod tests {
             failed: vec![(1, produced(code))],
             possibly_persisted: Vec::new(),
             fatal: false,
+            refusal: None,
         };
         assert!(failed(Code::MessageTimedOut).is_retriable());
         assert!(!failed(Code::MessageSizeTooLarge).is_retriable());

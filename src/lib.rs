@@ -253,6 +253,7 @@ pub mod producer;
 mod python;
 #[cfg(all(feature = "redis", any(feature = "app", feature = "stream")))]
 mod redis;
+mod refusal;
 pub mod settings;
 #[cfg(feature = "signal")]
 mod signal;
@@ -272,6 +273,7 @@ pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received, Timesta
 #[doc(inline)]
 pub use producer::{Delivery, Pending, Producer, ProducerBuilder, Report};
 pub use rdkafka;
+pub use refusal::{Refusal, RefusalKind};
 #[cfg(all(feature = "signal", feature = "tokio"))]
 pub use signal::shutdown_signal;
 pub use transaction::{Outbox, TransactionalProducer, TransactionalProducerBuilder};

@@ -134,7 +134,7 @@ pub struct DeliveryContext {
     patience: Option<Duration>,
 }
 
-client::client_context!(DeliveryContext);
+client::client_context!(DeliveryContext, |_, error, reason| client::error(error, reason));
 
 impl ProducerContext for DeliveryContext {
     type DeliveryOpaque = Arc<Receipt>;
@@ -270,6 +270,7 @@ fn send_all<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         possibly_persisted: failed.iter().filter(|(_, (_, doubt))| *doubt).map(|(index, _)| *index).collect(),
         failed: failed.into_iter().map(|(index, (error, _))| (index, error)).collect(),
         fatal: producer.client().fatal_error().is_some(),
+        refusal: None,
     })
 }
 

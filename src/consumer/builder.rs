@@ -302,6 +302,7 @@ impl ConsumerBuilder {
             stall_timeout: self.stall_timeout,
             handler_timeout: self.handler_timeout,
             max_window: max_window as u64,
+            group: self.group.clone(),
             #[cfg(feature = "stream")]
             late_topics: Vec::new(),
             committed_only: settings.effective("isolation.level")? == "read_committed",
@@ -309,7 +310,7 @@ impl ConsumerBuilder {
             resets_to_end: matches!(&*settings.effective("auto.offset.reset")?, "latest" | "largest" | "end"),
         };
         let dead_letters = self.dead_letters(&settings)?;
-        let client = settings.create(Context::default())?;
+        let client = settings.create(Context::of_group(&self.group))?;
         let desk = desk::Options {
             linger: self.linger,
             idle_timeout: self.idle_timeout,

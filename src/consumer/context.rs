@@ -31,6 +31,10 @@ pub(super) struct Context {
 }
 
 impl Context {
+    pub(super) fn of_group(group: &str) -> Self {
+        Self { trouble: client::Trouble::of_group(group), ..Self::default() }
+    }
+
     pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
         lock(&self.rebalances).pop_front()
     }
@@ -45,7 +49,10 @@ impl Context {
     }
 }
 
-client::client_context!(Context, trouble, bootstrap);
+client::client_context!(Context, |context, error, reason| {
+    context.trouble.hear(error, reason);
+    context.bootstrap.hear(error);
+});
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {

@@ -157,7 +157,8 @@ impl Desk {
             (Some(ready), _) => Look::Wait(Some(ready.since + linger)),
             (None, Some(idle)) if idle <= now => {
                 self.idle_since = None;
-                Look::Done(Ok(Handed::Nothing))
+                // Nothing came, and nothing could.
+                Look::Done(state.refusals.first().map_or(Ok(Handed::Nothing), |refusal| Err(Error::refused(refusal))))
             }
             (None, idle) => Look::Wait(idle),
         }

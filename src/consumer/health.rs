@@ -7,6 +7,7 @@ use std::time::Duration;
 pub use crate::consumer::progress::{OffsetReset, StallCause};
 
 use crate::consumer::link::{Link, Stalled};
+use crate::refusal::Refusal;
 
 /// A partition that has a backlog and makes no progress, for longer than
 /// [`stall_timeout`](crate::ConsumerBuilder::stall_timeout).
@@ -43,7 +44,7 @@ pub struct Stall {
 /// fn healthz(health: &Health) -> (u16, String) {
 ///     match health.is_healthy() {
 ///         true => (200, "ok".into()),
-///         false => (503, format!("{:?}, handler overdue: {:?}", health.stalls(), health.handler_overdue())),
+///         false => (503, format!("{health:?}")),
 ///     }
 /// }
 ///
@@ -57,13 +58,13 @@ pub struct Stall {
 pub struct Health(pub(super) Arc<Link>);
 
 impl Health {
-    /// Whether the consumer does what it is there for: no partition stalls, the handler is not overdue, and the client
-    /// lives.
+    /// Whether the consumer does what it is there for: no partition stalls, brokers refuse nothing, the handler is not
+    /// overdue, and the client lives.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         let state = self.0.lock();
         let ended = state.ended || state.fatal.is_some();
-        !ended && state.stalls.is_empty() && state.handler_overdue().is_none()
+        !ended && state.refusals.first().is_none() && state.stalls.is_empty() && state.handler_overdue().is_none()
     }
 
     /// The partitions that stand still.
@@ -77,6 +78,13 @@ impl Health {
             Stall { topic, partition, next_offset, backlog, since, cause }
         };
         state.stalls.iter().map(stall).collect()
+    }
+
+    /// What brokers refuse this consumer now: to let it in, its group, a topic. It goes on by itself once they grant it.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refusal> {
+        let refusals = self.0.lock().refusals.clone();
+        refusals.all()
     }
 
     /// How long the handler has worked on its batch, where that is longer than
@@ -97,6 +105,7 @@ impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Health")
             .field("is_healthy", &self.is_healthy())
+            .field("refusals", &self.refusals())
             .field("stalls", &self.stalls())
             .field("handler_overdue", &self.handler_overdue())
             .field("resets", &self.resets())

@@ -13,6 +13,7 @@ use crate::consumer::progress::{OffsetReset, StallCause};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
+use crate::refusal::Standing;
 
 /// Wakes the fetch thread. A ring is kept until somebody waits, so none is lost. librdkafka rings it under its own
 /// queue's lock: nothing else may be locked under this one.
@@ -272,6 +273,8 @@ pub(super) struct State {
     pub(super) trouble: Option<String>,
     /// The topics to be read from now on, until the fetch thread has subscribed to them.
     pub(super) wanted_topics: Option<Vec<String>>,
+    /// What brokers refuse.
+    pub(super) refusals: Standing,
     /// As of the last look.
     pub(super) stalls: Vec<Stalled>,
     pub(super) handler_timeout: Option<Duration>,

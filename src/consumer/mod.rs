@@ -204,7 +204,11 @@ impl Consumer {
     ) -> Result<Self> {
         let (reads_committed, starts_at_end) = (options.committed_only, options.resets_to_end);
         let link = Arc::new(Link::default());
-        link.lock().handler_timeout = options.handler_timeout;
+        {
+            let mut state = link.lock();
+            state.handler_timeout = options.handler_timeout;
+            state.refusals = client.context().trouble.refusals.clone();
+        }
         let bell = Arc::clone(&link);
         let reader = Reader::new(client, move || bell.bell.ring())
             .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
@@ -236,7 +240,7 @@ impl Consumer {
     /// [`Error::Handler`] and [`Error::Undecodable`] as said under [Failures](#failures), [`Error::DeadLetter`] where a
     /// record is to be given up and its dead letter cannot be written, [`Error::NotCommitted`] where the handled batch
     /// could not be committed within 5 seconds (it is committed with the next one, or handed over again after a restart),
-    /// [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on.
+    /// [`Error::Refused`] where nothing came within `idle_timeout` because brokers refuse this client, [`Error::Partition`] and [`Error::Kafka`] where Kafka itself cannot go on.
     pub fn process<T, F>(&mut self, mut handler: F) -> Result<Option<Done>>
     where
         T: DeserializeOwned,

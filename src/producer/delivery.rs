@@ -17,6 +17,7 @@ use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::error::{Error, Result};
 use crate::native;
+use crate::refusal::{Refusal, RefusalKind, Standing, advice};
 
 /// Where an acknowledged record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,15 +248,29 @@ impl Context {
     }
 }
 
-client::client_context!(Context, trouble, bootstrap);
+client::client_context!(Context, |context, error, reason| {
+    context.trouble.hear(error, reason);
+    context.bootstrap.hear(error);
+});
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, entry: Box<Entry>) {
         let outcome = match result {
-            Ok(message) => Ok(Delivery { partition: message.partition(), offset: message.offset().max(-1) }),
+            Ok(message) => {
+                let is_over = |refusal: &Refusal| match refusal.kind {
+                    RefusalKind::Topic => refusal.subject.as_deref() == Some(message.topic()),
+                    kind => kind.is_of_connection(),
+                };
+                self.trouble.refusals.over(is_over);
+                Ok(Delivery { partition: message.partition(), offset: message.offset().max(-1) })
+            }
             Err((error, message)) => {
+                let right = error.rdkafka_error_code().and_then(|code| Refusal::of_right(code, message.topic()));
+                if let Some(refusal) = right.filter(|refusal| refusal.kind == RefusalKind::Topic) {
+                    self.trouble.refusals.met(refusal);
+                }
                 Err(Failure { error: error.clone(), possibly_persisted: native::possibly_persisted(message) })
             }
         };
@@ -267,12 +282,24 @@ impl ProducerContext for Context {
 }
 
 /// The error of a call of which records failed. `places` are those of the outcomes in the batch.
-pub(super) fn not_delivered(total: usize, mut failures: Vec<(usize, Failure)>, fatal: bool) -> Error {
+pub(super) fn not_delivered(
+    total: usize,
+    mut failures: Vec<(usize, Failure)>,
+    fatal: bool,
+    refusals: &Standing,
+) -> Error {
+    // What a refusal brings about: records that cannot be sent, until their time is up or the client is beyond use.
+    let is_of_one = |(_, failure): &(usize, Failure)| {
+        let code = failure.error.rdkafka_error_code();
+        let waited = [Code::MessageTimedOut, Code::PurgeQueue, Code::PurgeInflight, Code::Fatal];
+        code.is_some_and(|code| waited.contains(&code)) || advice(code).is_some()
+    };
+    let refusal = if failures.iter().any(is_of_one) { refusals.first().map(Box::new) } else { None };
     failures.sort_by_key(|(place, _)| *place);
     let possibly_persisted =
         failures.iter().filter(|(_, failure)| failure.possibly_persisted).map(|(place, _)| *place).collect();
     let failed = failures.into_iter().map(|(place, failure)| (place, failure.error)).collect();
-    Error::NotDelivered { total, failed, possibly_persisted, fatal }
+    Error::NotDelivered { total, failed, possibly_persisted, fatal, refusal }
 }
 
 /// Who asks for the outcomes of a call. Dropped, it leaves the failures to the log, those to come too.
@@ -346,7 +373,7 @@ impl Pending {
         let outcome = self.claim.tracker.take().pop().unwrap_or_else(|| Err(lost()));
         outcome.map_err(|failure| {
             let fatal = self.producer.upgrade().is_some_and(|producer| producer.is_fatal());
-            not_delivered(1, vec![(0, failure)], fatal)
+            not_delivered(1, vec![(0, failure)], fatal, &self.claim.context.trouble.refusals)
         })
     }
 }

@@ -50,6 +50,7 @@ use crate::client;
 use crate::error::{Error, Result};
 use crate::message::{Message, Oversize};
 use crate::native;
+use crate::refusal::Refusal;
 use crate::settings::check;
 use delivery::{Claim, Context, Entry, Failure, Tracker, is_full, not_delivered};
 use flusher::{Flusher, Request};
@@ -170,6 +171,14 @@ impl Producer {
         native::flush(self.inner.client.client(), timeout).map_err(|code| KafkaError::Flush(code).into())
     }
 
+    /// What brokers refuse this producer: to let it in, a topic. None once a message is acknowledged again.
+    ///
+    /// Messages wait for that as for the end of any outage, up to `delivery.timeout.ms`.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.inner.client.context().trouble.refusals.first()
+    }
+
     /// How many messages failed whose [`Pending`] was dropped before anybody asked it.
     #[must_use]
     pub fn unclaimed_failures(&self) -> u64 {
@@ -287,7 +296,7 @@ impl Inner {
         }
         let too_large = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
         failures.extend(skipped.into_iter().map(|place| (place, Failure::not_sent(too_large.clone()))));
-        Err(not_delivered(total, failures, self.is_fatal()))
+        Err(not_delivered(total, failures, self.is_fatal(), &self.client.context().trouble.refusals))
     }
 
     /// Waits until every record has its report, and ends the linger for that.

@@ -185,7 +185,9 @@ fn a_queue_that_stays_full_is_an_error_in_the_end() {
     let config = [("queue.buffering.max.messages", "5"), ("delivery.timeout.ms", "1000"), ("linger.ms", "0")];
     let producer = producer(&broker, &config);
     let error = producer.produce_batch(TOPIC, &numbers(12)).unwrap_err();
-    let Error::NotDelivered { total: 12, failed, possibly_persisted, fatal: false } = &error else { panic!("{error}") };
+    let Error::NotDelivered { total: 12, failed, possibly_persisted, fatal: false, .. } = &error else {
+        panic!("{error}")
+    };
     let places: Vec<_> = failed.iter().map(|(place, _)| *place).collect();
     assert_eq!(places, (0..12).collect::<Vec<_>>());
     assert_eq!(*possibly_persisted, [0; 0]);

@@ -11,9 +11,11 @@ use super::flusher::Request;
 use super::{Client, Producer, RawRecord, Writer};
 use crate::error::Error;
 use crate::native;
+use crate::refusal::Standing;
 
 /// Records on their way. Kept, it ends their linger.
 pub(crate) struct InFlight {
+    refusals: Standing,
     tracker: Arc<Tracker>,
     _request: Request,
 }
@@ -32,7 +34,7 @@ impl InFlight {
             (!is_purged(&failure.error)).then(|| (index, Failure::not_sent(failure.error)))
         };
         let failures: Vec<_> = self.tracker.failures().into_iter().filter_map(own).collect();
-        (!failures.is_empty()).then(|| not_delivered(self.tracker.len(), failures, false))
+        (!failures.is_empty()).then(|| not_delivered(self.tracker.len(), failures, false, &self.refusals))
     }
 
     /// Whether records were thrown away, as librdkafka does it when the transaction fails.
@@ -83,7 +85,11 @@ impl Producer {
                 let _ = tracker.settle(index, Err(Failure::not_sent(error)));
             }
         }
-        InFlight { tracker, _request: self.inner.flusher.request() }
+        InFlight {
+            refusals: self.inner.client.context().trouble.refusals.clone(),
+            tracker,
+            _request: self.inner.flusher.request(),
+        }
     }
 
     /// Waits until librdkafka is done with what was reported. False: not by the deadline.

@@ -77,6 +77,10 @@ mod rebalance;
 mod run_async;
 #[cfg(all(feature = "sasl", feature = "ssl"))]
 mod security;
+#[cfg(all(feature = "cli", feature = "sasl", feature = "ssl"))]
+mod security_cli;
+#[cfg(all(feature = "sasl", feature = "ssl"))]
+mod security_rights;
 mod stalls;
 mod stop;
 #[cfg(feature = "stream")]

@@ -251,7 +251,7 @@ fn a_frozen_broker_leaves_doubt_about_what_was_on_its_way_only() {
     let batch: Vec<_> = (1..=4).map(Message::new).collect();
     let error = producer.produce_batch(&topic, &batch).unwrap_err();
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-    let Error::NotDelivered { total: 4, failed, possibly_persisted, fatal: false } = &error else {
+    let Error::NotDelivered { total: 4, failed, possibly_persisted, fatal: false, .. } = &error else {
         panic!("{error:?}")
     };
     let places: Vec<_> = failed.iter().map(|(place, _)| *place).collect();

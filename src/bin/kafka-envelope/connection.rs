@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 use kafka_envelope::low_level::{consumer_config, producer_config};
-use kafka_envelope::{Consumer, ConsumerBuilder, Error, Producer, ProducerBuilder};
+use kafka_envelope::{Consumer, ConsumerBuilder, Error, Producer, ProducerBuilder, Refusal};
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::client::ClientContext;
@@ -194,6 +194,9 @@ impl Connection {
 
     /// Why no answer came.
     pub(crate) fn unreachable(&self, context: &Context) -> Failure {
+        if let Some(refusal) = context.refusal() {
+            return Error::Refused { refusal: Box::new(refusal.examined()) }.into();
+        }
         let reason = context.trouble().unwrap_or_else(|| format!("nothing came within {:?}", self.connect_timeout));
         Error::Unreachable { brokers: self.bootstrap_servers.clone().unwrap_or_default(), reason }.into()
     }
@@ -214,12 +217,23 @@ pub(crate) fn is_silent(error: &KafkaError) -> bool {
 
 /// What a client says of itself.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Context(Arc<Mutex<Option<String>>>);
+pub(crate) struct Context(Arc<Mutex<Trouble>>);
+
+#[derive(Debug, Default)]
+struct Trouble {
+    last: Option<String>,
+    /// Why brokers let nobody in.
+    refusal: Option<Refusal>,
+}
 
 impl Context {
     /// Its last error.
     fn trouble(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last.clone()
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).refusal.clone()
     }
 }
 
@@ -239,7 +253,9 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         log::warn!(target: "librdkafka", "{error}: {reason}");
         if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+            let mut trouble = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            trouble.last = Some(reason.to_owned());
+            trouble.refusal = Refusal::of(&error, reason).or(trouble.refusal.take());
         }
     }
 }

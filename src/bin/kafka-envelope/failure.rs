@@ -106,6 +106,8 @@ fn hint(error: &kafka_envelope::Error) -> Option<&'static str> {
         kafka_envelope::Error::Kafka(error) | kafka_envelope::Error::Partition { source: error, .. } => {
             error.rdkafka_error_code()?
         }
+        // It says so itself.
+        kafka_envelope::Error::NotDelivered { refusal: Some(_), .. } => return None,
         kafka_envelope::Error::NotDelivered { failed, .. } => failed.first()?.1.rdkafka_error_code()?,
         kafka_envelope::Error::Unreachable { .. } => Code::AllBrokersDown,
         _ => return None,

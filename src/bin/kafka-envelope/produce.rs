@@ -119,6 +119,7 @@ impl Counts {
 /// Why one message was not acknowledged. The error counts messages: one of one.
 fn reason(error: &Error) -> String {
     match error {
+        Error::NotDelivered { refusal: Some(refusal), .. } => refusal.to_string(),
         Error::NotDelivered { failed, possibly_persisted, .. } => {
             let reason = failed.first().map(|(_, error)| error.to_string()).unwrap_or_default();
             let doubt = if possibly_persisted.is_empty() { "" } else { ", it may stand in the log all the same" };

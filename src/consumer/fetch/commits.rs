@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::client;
 use crate::consumer::fetch::Fetch;
 use crate::error::Result;
 use crate::native::{self, CommitReply};
+use crate::refusal::{Refusal, RefusalKind, advice};
 
 /// A commit that failed is sent again after this long, then twice as long, and so on up to the second, which is less
 /// than anybody waits for a commit.
@@ -103,6 +106,7 @@ impl Fetch {
         } else {
             self.unknown_since = if is_unknown { self.unknown_since.or_else(|| Some(Instant::now())) } else { None };
             if error.is_none() {
+                self.let_in(|refusal| refusal.kind == RefusalKind::Group);
                 self.commit_failures = 0;
                 self.commit_not_before = None;
             }
@@ -119,8 +123,17 @@ impl Fetch {
         let pause = FIRST_COMMIT_PAUSE.saturating_mul(1 << self.commit_failures.min(10)).min(LONGEST_COMMIT_PAUSE);
         self.commit_failures += 1;
         self.commit_not_before = Some(Instant::now() + pause);
-        self.link.lock().commit_error = Some(code.to_string());
-        log::warn!("commit failed and is sent again in {pause:?}: {code}");
+        let advice = advice(Some(code)).map(|advice| format!("; {advice}")).unwrap_or_default();
+        self.link.lock().commit_error = Some(format!("{code}{advice}"));
+        let text = format!("commit failed and is sent again: {code}");
+        if let Some(repeated) = client::repeats(&text) {
+            log::warn!("{text}{repeated}");
+        }
+        if let Some(refusal) =
+            Refusal::of_right(code, &self.options.group).filter(|refusal| refusal.kind == RefusalKind::Group)
+        {
+            self.reader.consumer().context().trouble.refusals.met(refusal);
+        }
         if matches!(code, Code::Fatal | Code::FencedInstanceId | Code::Fenced) {
             self.client_error(KafkaError::MessageConsumptionFatal(code));
         }

@@ -36,6 +36,7 @@ use crate::consumer::topic_ids::TopicIds;
 use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
 use crate::native::{Reader, Reply};
+use crate::refusal::{Refusal, RefusalKind};
 
 /// How long a quiet consumer sleeps at most, to serve what rings no bell.
 const QUIET: Duration = Duration::from_secs(1);
@@ -54,6 +55,7 @@ pub(super) struct Options {
     pub(super) stall_timeout: Duration,
     pub(super) handler_timeout: Option<Duration>,
     pub(super) max_window: u64,
+    pub(super) group: String,
     /// What is subscribed to once a broker was reached.
     #[cfg(feature = "stream")]
     pub(super) late_topics: Vec<String>,
@@ -192,6 +194,12 @@ impl Fetch {
         self.link.wake_caller();
     }
 
+    /// Brokers answer, so they refuse no connection, and not what `granted` says.
+    fn let_in(&self, granted: impl Fn(&Refusal) -> bool) {
+        let refusals = &self.reader.consumer().context().trouble.refusals;
+        refusals.over(|refusal| refusal.kind.is_of_connection() || granted(refusal));
+    }
+
     fn serve_events(&mut self) {
         loop {
             // At least once a turn: this is what tells librdkafka that the application lives.
@@ -247,6 +255,7 @@ impl Fetch {
 
     fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         log::debug!("assigned {partitions:?}");
+        self.let_in(|refusal| refusal.kind == RefusalKind::Group);
         // Before librdkafka starts to fetch, so before any commit of ours.
         let elements = partitions.elements();
         let committed = self.committed(elements.iter().map(|element| (element.topic(), element.partition())));
@@ -256,6 +265,7 @@ impl Fetch {
             let mut state = self.link.lock();
             for element in partitions.elements() {
                 let (topic, partition) = (element.topic(), element.partition());
+                self.let_in(|refusal| is_of_topic(refusal, topic));
                 self.reader.forward(topic, partition);
                 let id = state.ledger.id(topic, partition);
                 state.ledger.assigned(id);
@@ -407,6 +417,12 @@ impl Fetch {
             match reply {
                 Reply::Commit(reply) => self.commit_answered(&reply),
                 Reply::Topics(ids) => {
+                    if !ids.is_empty() {
+                        // Of a topic that is assigned the question is whether it can be read.
+                        let is_told = |refusal: &Refusal| ids.iter().any(|(topic, _)| is_of_topic(refusal, topic));
+                        let is_ours = |refusal: &Refusal| self.lanes.topics().any(|topic| is_of_topic(refusal, topic));
+                        self.let_in(|refusal| is_told(refusal) && !is_ours(refusal));
+                    }
                     for topic in self.topic_ids.answered(ids, Instant::now()) {
                         self.made_anew(&topic);
                     }
@@ -415,6 +431,11 @@ impl Fetch {
             }
         }
     }
+}
+
+/// Of a right on this topic.
+fn is_of_topic(refusal: &Refusal, topic: &str) -> bool {
+    refusal.kind == RefusalKind::Topic && refusal.subject.as_deref() == Some(topic)
 }
 
 /// The list less these partitions.

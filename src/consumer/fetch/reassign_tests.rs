@@ -72,6 +72,7 @@ fn fetch(broker: &EmbeddedBroker, strategy: &str) -> Ending {
         stall_timeout: PATIENCE * 2,
         handler_timeout: None,
         max_window: 1_000_000,
+        group: "g".into(),
         #[cfg(feature = "stream")]
         late_topics: Vec::new(),
         committed_only: true,

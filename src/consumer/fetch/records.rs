@@ -4,6 +4,7 @@
 //! (librdkafka #4844), and at the next rebalance records would be skipped. So such a partition is sought to its true next
 //! offset before anything more of it is taken.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,14 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::consumer::fetch::Fetch;
 use crate::consumer::fetch::resets::Gap;
+use crate::consumer::fetch::{Fetch, is_of_topic};
+use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::Ready;
 use crate::message::arena::{Arena, NewRecord, Source, TimestampType, encode_header};
 use crate::native::Taken;
+use crate::refusal::{Refusal, RefusalKind};
 
 /// The most records taken at once, so that a huge `batch_size` needs no huge list of pointers.
 const CHUNK: usize = 1_024;
@@ -46,8 +49,16 @@ struct Run {
 
 impl Fetch {
     pub(super) fn ask_topic_ids(&mut self) {
-        if self.topic_ids.is_due(Instant::now()) && self.lanes.topics().next().is_some() {
-            self.reader.ask_topic_ids(self.lanes.topics());
+        if !self.topic_ids.is_due(Instant::now()) {
+            return;
+        }
+        // The refused ones, too: an answer tells that they are so no more.
+        let refusals = self.reader.consumer().context().trouble.refusals.all();
+        let refused = refusals.iter().filter(|refusal| refusal.kind == RefusalKind::Topic);
+        let refused = refused.filter_map(|refusal| refusal.subject.as_deref());
+        let topics: BTreeSet<_> = self.lanes.topics().chain(refused).collect();
+        if !topics.is_empty() {
+            self.reader.ask_topic_ids(topics.into_iter());
             self.topic_ids.asked();
         }
     }
@@ -203,6 +214,13 @@ impl Fetch {
             round.push((lane.id, offset, record.leader_epoch()));
         });
         if !round.is_empty() || !rewound.is_empty() {
+            let refusals = &reader.consumer().context().trouble.refusals;
+            if refusals.any() {
+                let is_read = |lane: &&Lane| round.iter().any(|(id, ..)| *id == lane.id);
+                let topics: Vec<_> = lanes.iter().filter(is_read).map(|lane| Arc::clone(&lane.topic)).collect();
+                let is_over = |refusal: &Refusal| topics.iter().any(|topic| is_of_topic(refusal, topic));
+                refusals.over(is_over);
+            }
             let mut state = link.lock();
             // What is read on stands still no more.
             state.stopped.retain(|(id, ..)| !round.iter().any(|(read, ..)| read == id));
@@ -252,7 +270,10 @@ impl Fetch {
                 }
             }
             _ => {
-                log::error!("{topic}:{partition} at offset {offset}: {reason}");
+                match Refusal::of_right(code, &topic) {
+                    Some(refusal) => self.reader.consumer().context().trouble.refusals.met(refusal),
+                    None => log::error!("{topic}:{partition} at offset {offset}: {reason}"),
+                }
                 self.client_error(KafkaError::MessageConsumption(code));
             }
         }

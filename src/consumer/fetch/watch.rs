@@ -9,7 +9,7 @@ use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::consumer::fetch::Fetch;
+use crate::consumer::fetch::{Fetch, is_of_topic};
 use crate::consumer::ledger::PartitionId;
 use crate::consumer::link::Stalled;
 use crate::consumer::progress::{Look, Progress, StallCause, Verdict};
@@ -151,6 +151,11 @@ impl Fetch {
                 }
             }
         }
+        // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again.
+        self.reader.consumer().context().trouble.refusals.over_since(timeout.saturating_mul(2), |refusal| {
+            let is_behind = stalls.iter().any(|stall| is_of_topic(refusal, &state.ledger.name(stall.id).topic));
+            !is_behind && self.lanes.topics().any(|topic| is_of_topic(refusal, topic))
+        });
         state.stalls = stalls;
         let news: Vec<_> = news.into_iter().map(|(id, stall)| (state.ledger.name(id).clone(), stall)).collect();
         drop(state);

@@ -39,7 +39,10 @@ pub(super) struct Context {
     bootstrap: Bootstrap,
 }
 
-client::client_context!(Context, bootstrap);
+client::client_context!(Context, |context, error, reason| {
+    client::error(error, reason);
+    context.bootstrap.hear(error);
+});
 
 impl ConsumerContext for Context {}
 

@@ -18,6 +18,8 @@ mod scene;
 mod service;
 mod watcher;
 
+#[cfg(all(feature = "sasl", feature = "ssl"))]
+mod access;
 mod clocks;
 mod handlers;
 mod injected;

@@ -156,7 +156,10 @@ impl Broker {
     fn format(&self) {
         // Kafka's ids are base64url; this one has no character that hex does not have.
         let cluster = format!("{}A", &Uuid::new_v4().simple().to_string()[..21]);
-        self.tool("kafka.tools.StorageTool", &["format", "-t", &cluster, "-c", &self.properties().display().to_string()]);
+        self.tool(
+            "kafka.tools.StorageTool",
+            &["format", "-t", &cluster, "-c", &self.properties().display().to_string()],
+        );
     }
 
     fn run(&mut self) {

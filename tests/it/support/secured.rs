@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::broker::{Broker, free_port};
@@ -41,8 +42,7 @@ impl Secured {
         let authority = Authority::make(&dir, "authority");
         let stranger = Authority::make(&dir, "stranger");
         let kept = |pem: PathBuf| pem.display().to_string();
-        let listeners: Vec<_> =
-            [SASL_SSL, EXPIRED, STRANGER, ELSEWHERE, MUTUAL].map(|name| (name, free_port())).into();
+        let listeners: Vec<_> = [SASL_SSL, EXPIRED, STRANGER, ELSEWHERE, MUTUAL].map(|name| (name, free_port())).into();
         let stores = [
             (SASL_SSL, kept(authority.issue("broker", HERE, Days(30)))),
             (EXPIRED, kept(authority.issue("expired", HERE, Days(-1)))),
@@ -63,7 +63,7 @@ impl Secured {
             ),
             ("authorizer.class.name".to_owned(), "org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned()),
             ("super.users".to_owned(), "User:ANONYMOUS".to_owned()),
-            ("sasl.enabled.mechanisms".to_owned(), "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512".to_owned()),
+            ("sasl.enabled.mechanisms".to_owned(), "PLAIN,SCRAM-SHA-512".to_owned()),
         ];
         for (name, store) in stores {
             let key = |key: &str| format!("listener.name.{}.{key}", name.to_lowercase());
@@ -74,10 +74,8 @@ impl Secured {
         all.push(("listener.name.mutual.ssl.truststore.type".to_owned(), "PEM".to_owned()));
         all.push(("listener.name.mutual.ssl.truststore.location".to_owned(), kept(authority.certificate())));
         all.push((plain_key(), plain_jaas(&plain)));
-        for mechanism in ["256", "512"] {
-            let key = format!("listener.name.saslssl.scram-sha-{mechanism}.sasl.jaas.config");
-            all.push((key, "org.apache.kafka.common.security.scram.ScramLoginModule required;".to_owned()));
-        }
+        let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+        all.push(("listener.name.saslssl.scram-sha-512.sasl.jaas.config".to_owned(), scram.to_owned()));
         all.extend(settings.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         let all: Vec<_> = all.iter().map(|(key, value)| (&**key, &**value)).collect();
         let broker = Broker::start_listening(&listeners, &all);
@@ -162,6 +160,42 @@ fn plain_key() -> String {
 fn plain_jaas(users: &[(String, String)]) -> String {
     let users: String = users.iter().map(|(user, password)| format!(" user_{user}=\"{password}\"")).collect();
     format!("org.apache.kafka.common.security.plain.PlainLoginModule required{users};")
+}
+
+/// For tests that change nothing of it but rights and new users.
+pub(crate) fn secured_broker() -> &'static Secured {
+    static SHARED: OnceLock<Secured> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let users = USERS.map(|user| (user, password(user)));
+        let users: Vec<_> = users.iter().map(|(user, password)| (*user, &**password)).collect();
+        Secured::start(&users, &[])
+    })
+}
+
+/// Each is of one test, which grants it what it may.
+const USERS: [&str; 7] = ["alice", "bob", "carol", "dave", "erin", "frank", "heidi"];
+
+fn password(user: &str) -> String {
+    format!("{MARK}-of-{user}")
+}
+
+/// How one of them logs in at the shared broker.
+pub(crate) fn login(user: &str) -> Vec<(String, String)> {
+    secured_broker().login("PLAIN", user, &password(user))
+}
+
+/// Somebody without rights.
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) password: String,
+}
+
+impl User {
+    pub(crate) fn scram(secured: &Secured) -> User {
+        let user = User { name: unique("user"), password: format!("{MARK}-scram") };
+        secured.set_scram(&user.name, &user.password);
+        user
+    }
 }
 
 /// Waits until this holds, some time.

@@ -1,0 +1,166 @@
+//! The refusals that a client meets now, each reported once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Refusal;
+use crate::client;
+
+/// So often one that lasts is reported again.
+const REMINDER: Duration = Duration::from_secs(600);
+/// One of a connection that was not met for so long is over: brokers are tried every few seconds.
+const FORGOTTEN: Duration = Duration::from_secs(120);
+
+#[derive(Debug)]
+struct Met {
+    refusal: Refusal,
+    last: Instant,
+    logged: Instant,
+}
+
+/// Clones are of one client.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    met: Arc<Mutex<Vec<Met>>>,
+    /// Whether there may be one, to be asked often.
+    any: Arc<AtomicBool>,
+}
+
+impl Standing {
+    fn lock(&self) -> MutexGuard<'_, Vec<Met>> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    /// A refusal was met, perhaps again.
+    pub(crate) fn met(&self, refusal: Refusal) {
+        self.any.store(true, Ordering::Relaxed);
+        let now = Instant::now();
+        let mut all = self.lock();
+        // One broker's word is as good as another's, as they have the same to say.
+        let is_same = |met: &&mut Met| {
+            met.refusal.kind == refusal.kind
+                && (refusal.kind.is_of_connection() || met.refusal.subject == refusal.subject)
+        };
+        let is_news = match all.iter_mut().find(is_same) {
+            None => {
+                all.push(Met { refusal: refusal.clone(), last: now, logged: now });
+                true
+            }
+            Some(met) => {
+                met.last = now;
+                let is_late = met.logged + REMINDER <= now;
+                if is_late {
+                    met.logged = now;
+                }
+                is_late
+            }
+        };
+        drop(all);
+        if is_news {
+            self.report(refusal);
+        }
+    }
+
+    /// Says it, with what is wrong with a certificate where that can be seen: that takes time, and a thread.
+    fn report(&self, refusal: Refusal) {
+        #[cfg(feature = "ssl")]
+        if refusal.address().is_some() {
+            let (standing, plain) = (self.clone(), refusal.clone());
+            let examine = move || {
+                let examined = plain.clone().examined();
+                for met in standing.lock().iter_mut().filter(|met| met.refusal == plain) {
+                    met.refusal = examined.clone();
+                }
+                say(&examined);
+            };
+            if std::thread::Builder::new().name("kafka-envelope certificate".into()).spawn(examine).is_ok() {
+                return;
+            }
+        }
+        say(&refusal);
+    }
+
+    /// What these were is granted now.
+    pub(crate) fn over(&self, is_over: impl Fn(&Refusal) -> bool) {
+        if !self.any() {
+            return;
+        }
+        let mut over = Vec::new();
+        let mut all = self.lock();
+        all.retain(|met| {
+            let stands = !is_over(&met.refusal);
+            if !stands {
+                over.push(met.refusal.clone());
+            }
+            stands
+        });
+        self.any.store(!all.is_empty(), Ordering::Relaxed);
+        drop(all);
+        for refusal in over {
+            client::guarded(|| log::info!("no longer refused: {refusal}"));
+        }
+    }
+
+    /// Those that were last met this long ago, or longer, are over.
+    pub(crate) fn over_since(&self, age: Duration, is_over: impl Fn(&Refusal) -> bool) {
+        if self.any() {
+            let old: Vec<_> =
+                self.lock().iter().filter(|met| met.last.elapsed() >= age).map(|met| met.refusal.clone()).collect();
+            self.over(|refusal| old.contains(refusal) && is_over(refusal));
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Refusal> {
+        if !self.any() {
+            return Vec::new();
+        }
+        self.over_since(FORGOTTEN, |refusal| refusal.kind.is_of_connection());
+        self.lock().iter().map(|met| met.refusal.clone()).collect()
+    }
+
+    pub(crate) fn first(&self) -> Option<Refusal> {
+        self.all().into_iter().next()
+    }
+
+    pub(crate) fn connection(&self) -> bool {
+        self.any() && self.lock().iter().any(|met| met.refusal.kind.is_of_connection())
+    }
+}
+
+fn say(refusal: &Refusal) {
+    client::guarded(|| {
+        // Where many clients meet it, too.
+        let text = refusal.to_string();
+        if let Some(repeated) = client::repeats(&text) {
+            log::error!("{text}{repeated}");
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_a_kind_stands_until_it_is_over() {
+        use rdkafka::types::RDKafkaErrorCode as Code;
+        let standing = Standing::default();
+        let topic = |name| Refusal::of_right(Code::TopicAuthorizationFailed, name).unwrap();
+        for refusal in [topic("a"), topic("b"), topic("a")] {
+            standing.met(refusal);
+        }
+        assert_eq!(standing.all(), [topic("a"), topic("b")]);
+        standing.over_since(Duration::from_secs(60), |_| true);
+        assert_eq!(standing.all().len(), 2);
+        standing.over(|refusal| refusal.subject.as_deref() == Some("a"));
+        assert_eq!(standing.all(), [topic("b")]);
+        assert!(standing.any() && !standing.connection());
+        standing.over(|_| true);
+        assert!(!standing.any() && standing.first().is_none());
+    }
+}

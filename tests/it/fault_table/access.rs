@@ -1,0 +1,139 @@
+//! Rows 15 and 31: rights that are taken away and given back, credentials and certificates that expire and are renewed.
+
+use std::time::Duration;
+
+use super::history::What;
+use super::report::by_length;
+use super::{Report, Scene, Setup};
+use crate::support::acls::{May, On, grant, revoke};
+use crate::support::certificates::Days;
+use crate::support::eventually;
+use crate::support::secured::{MARK, SASL_SSL, Secured};
+
+const SOON: Duration = Duration::from_secs(120);
+
+/// Services that log in as this user, who may do everything.
+fn scene(secured: &Secured, address: &str, user: &str, password: &str, records: usize) -> Scene {
+    let setup = Setup { services_bootstrap: Some(address), ..Setup::new(secured.bootstrap(), records) };
+    let mut scene = Scene::start(setup.rate(by_length(1_000, 1_000)));
+    grant(secured.bootstrap(), user, May::Read, On::Topic(&scene.topic));
+    grant(secured.bootstrap(), user, May::Read, On::Group(&scene.group));
+    for (key, value) in secured.login("SCRAM-SHA-512", user, password) {
+        scene.service = scene.service.clone().set(&key, &value);
+    }
+    scene.service.stall_timeout = Some(Duration::from_secs(2));
+    scene
+}
+
+/// How many lines of a service's log begin so.
+fn told(scene: &mut Scene, number: usize, begin: &str) -> usize {
+    let is_told = |what: &What| matches!(what, What::Logged { line } if line.starts_with(begin));
+    scene.lines(number).iter().filter(|line| is_told(&line.what)).count()
+}
+
+/// Waits until a service has said so once more, and returns how often it did in all.
+#[track_caller]
+fn until_told(scene: &mut Scene, number: usize, before: usize, begin: &str) -> usize {
+    eventually(SOON, begin, || Some(told(scene, number, begin)).filter(|told| *told > before))
+}
+
+/// The right to read the topic, then that to read the group, is taken from two services; a third is started meanwhile, so
+/// that the group rebalances, and the right is given back. Each says what it may not, and a partition stalls. Whatever
+/// was handled and not committed when the right went may come again, of every service that was there.
+#[test]
+fn row_15_revoked_rights() {
+    let (user, password) = ("service", format!("{MARK}-service"));
+    let secured = Secured::start(&[], &[]);
+    secured.set_scram(user, &password);
+    let address = secured.address(SASL_SSL);
+    for (is_topic, fault) in
+        [(true, "Read on the topic revoked, then a rebalance"), (false, "Read on the group revoked, then a rebalance")]
+    {
+        let records = by_length(8_000, 60_000);
+        let mut scene = scene(&secured, &address, user, &password, records);
+        let (topic, group) = (scene.topic.clone(), scene.group.clone());
+        let right = if is_topic { On::Topic(&topic) } else { On::Group(&group) };
+        let says =
+            if is_topic { format!("no access to topic `{topic}`") } else { format!("no access to group `{group}`") };
+        scene.service.commits = super::Commits::Overlapped(4);
+        let first = scene.spawn();
+        scene.spawn();
+        scene.until_it_handles(first, 200, SOON);
+        let (mut times, mut bound) = (0, 0);
+        for _ in 0..by_length(1, 5) {
+            if scene.load.is_done() {
+                break;
+            }
+            let before = told(&mut scene, first, &says);
+            revoke(secured.bootstrap(), user, May::Read, right);
+            until_told(&mut scene, first, before, &says);
+            if is_topic {
+                until_told(&mut scene, first, 0, &format!("{topic}:"));
+            }
+            bound += (2 + times as u64) * scene.service.records_at_risk();
+            let third = scene.spawn();
+            until_told(&mut scene, third, 0, "no access to ");
+            grant(secured.bootstrap(), user, May::Read, right);
+            scene.until_it_handles(first, 100, SOON);
+            times += 1;
+        }
+        let verdict = scene.finish(SOON);
+        Report::of(15, fault, times, records, &verdict, bound).file();
+    }
+}
+
+/// The users' credentials end while services are connected: brokers let nobody stay for more than two seconds without
+/// another log-in. Then the broker's certificate ends, and it is restarted. Either is reported once by each service, and
+/// all go on once it is renewed. What was handled and not committed may come again, of each service.
+#[test]
+fn row_31_expired_credentials() {
+    let (user, password) = ("service", format!("{MARK}-service"));
+    let mut secured = Secured::start(&[], &[("connections.max.reauth.ms", "2000")]);
+    secured.set_scram(user, &password);
+    let address = secured.address(SASL_SSL);
+    for (is_login, fault, says) in [
+        (true, "SASL credentials expire, renewed later", "not logged in"),
+        (false, "TLS certificate expires, renewed later", "no TLS connection"),
+    ] {
+        let records = by_length(8_000, 60_000);
+        let mut scene = scene(&secured, &address, user, &password, records);
+        let services = [scene.spawn(), scene.spawn()];
+        for service in services {
+            scene.until_it_handles(service, 200, SOON);
+        }
+        let mut times = 0;
+        let mut wrong = Vec::new();
+        while times < by_length(1, 5) && !scene.load.is_done() {
+            let before = services.map(|service| told(&mut scene, service, says));
+            match is_login {
+                true => secured.forget_scram(user),
+                false => {
+                    secured.show(SASL_SSL, Days(-1));
+                    // Connections that are open stay so.
+                    secured.broker.stop();
+                    secured.broker.restart();
+                }
+            }
+            for (service, before) in services.into_iter().zip(before) {
+                until_told(&mut scene, service, before, says);
+            }
+            match is_login {
+                true => secured.set_scram(user, &password),
+                false => secured.show(SASL_SSL, Days(30)),
+            }
+            for (service, before) in services.into_iter().zip(before) {
+                scene.until_it_handles(service, 100, SOON);
+                let told = told(&mut scene, service, says) - before;
+                if told != 1 {
+                    wrong.push(format!("service {service} reported it {told} times"));
+                }
+            }
+            times += 1;
+        }
+        let bound = times as u64 * 2 * scene.service.records_at_risk();
+        let verdict = scene.finish(SOON);
+        let mut report = Report::of(31, fault, times, records, &verdict, bound);
+        report.wrong.extend(wrong);
+        report.file();
+    }
+}
