@@ -328,6 +328,12 @@ impl Resolved {
         C: ClientContext,
         T: FromClientConfigAndContext<C>,
     {
+        let is_set = |key, value: &str| self.0.get(key).is_some_and(|set| set.eq_ignore_ascii_case(value));
+        // librdkafka waits for a token without a word.
+        if is_set("sasl.mechanism", "OAUTHBEARER") && !is_set("enable.sasl.oauthbearer.unsecure.jwt", "true") {
+            let reason = "OAUTHBEARER takes tokens, which only a client of your own can give: see `low_level`";
+            return Err(Error::setting("sasl.mechanism", reason));
+        }
         self.0.create_with_context(context).map_err(not_created)
     }
 
@@ -374,6 +380,9 @@ fn not_created(error: KafkaError) -> Error {
             Some(key) if is_known(key) => Error::setting(key, reason.trim()),
             _ => error.into(),
         },
+        KafkaError::ClientCreation(reason) if reason.starts_with("Unsupported SASL mechanism") => {
+            Error::setting("sasl.mechanism", reason)
+        }
         KafkaError::Nul(_) => Error::setting("configuration", NUL),
         error => error.into(),
     }

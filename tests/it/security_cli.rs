@@ -40,7 +40,8 @@ fn run(listener: &str, config: &[(String, String)], arguments: &[&str]) -> Ran {
 #[track_caller]
 fn says(ran: Ran, parts: &[&str]) {
     let ran = ran.bad(1, parts);
-    assert_eq!(ran.stderr.matches("error:").count(), 1, "{}", ran.stderr);
+    let errors = ran.stderr.lines().filter(|line| line.starts_with("error:"));
+    assert_eq!(errors.count(), 1, "{}", ran.stderr);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use std::env;
 use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -82,6 +83,12 @@ impl Broker {
         broker.format();
         broker.run();
         broker
+    }
+
+    /// A setting for its next start.
+    pub(crate) fn set(&self, key: &str, value: &str) {
+        let mut properties = OpenOptions::new().append(true).open(self.properties()).unwrap();
+        writeln!(properties, "{key}={value}").unwrap();
     }
 
     /// The same on the same port, with what is on its disk. It must have been killed or stopped.

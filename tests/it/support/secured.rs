@@ -130,7 +130,10 @@ impl Secured {
     pub(crate) fn set_plain(&mut self, user: &str, password: &str) {
         self.plain.retain(|(known, _)| known != user);
         self.plain.push((user.to_owned(), password.to_owned()));
-        self.alter("brokers", "1", "--add-config", &format!("{}=[{}]", plain_key(), plain_jaas(&self.plain)));
+        // The broker reads this at its start only.
+        self.broker.stop();
+        self.broker.set(&plain_key(), &plain_jaas(&self.plain));
+        self.broker.restart();
     }
 
     /// From now on this listener shows another certificate.
