@@ -47,6 +47,8 @@ ensure_build_packages() {
     has_library zlib || packages+=(zlib1g-dev)
     has_library openssl || packages+=(libssl-dev)
     has_library libsasl2 || packages+=(libsasl2-dev)
+    # Tests make certificates with it.
+    command -v openssl >/dev/null || packages+=(openssl)
     [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}"
 }
 

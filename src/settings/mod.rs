@@ -375,14 +375,14 @@ fn not_created(error: KafkaError) -> Error {
     match error {
         KafkaError::ClientConfig(_, _, key, _) if is_secret(&key) => Error::setting(shown(&key), REFUSED),
         KafkaError::ClientConfig(_, reason, key, _) => Error::setting(shown(&key), reason),
+        KafkaError::ClientCreation(reason) if reason.starts_with("Unsupported SASL mechanism") => {
+            Error::setting("sasl.mechanism", reason)
+        }
         // "`max.poll.interval.ms`must be >= `session.timeout.ms`"
         KafkaError::ClientCreation(ref reason) => match reason.split('`').nth(1) {
             Some(key) if is_known(key) => Error::setting(key, reason.trim()),
             _ => error.into(),
         },
-        KafkaError::ClientCreation(reason) if reason.starts_with("Unsupported SASL mechanism") => {
-            Error::setting("sasl.mechanism", reason)
-        }
         KafkaError::Nul(_) => Error::setting("configuration", NUL),
         error => error.into(),
     }

@@ -108,7 +108,7 @@ fn a_transactional_producer_says_which_right_it_lacks() {
     let mut producer = TransactionalProducer::builder("writer", &address, &id).config(login("erin")).build().unwrap();
     let mut run = || {
         let builder = Consumer::builder("reader", &address, &group).topics([&topic]).config(login("erin"));
-        let mut consumer = builder.idle_timeout(Duration::from_secs(6)).build().unwrap();
+        let mut consumer = builder.idle_timeout(PATIENCE).build().unwrap();
         let stopper = consumer.stopper();
         consumer.run_exactly_once(&mut producer, |_: &Batch<u64>, _: &mut Outbox<'_>| {
             stopper.stop();

@@ -111,7 +111,8 @@ impl<'a> Reader<'a> {
                 Ok(Some(found.partitions().iter().map(|partition| partition.id()).collect()))
             }
             (_, Some(code)) if code != Code::UnknownTopicOrPartition => {
-                Err(Failure::new(format_args!("topic `{topic}`: {code}")))
+                let failure = Failure::from(KafkaError::MetadataFetch(code));
+                Err(failure.worded(format_args!("topic `{topic}`: {code}")))
             }
             _ => Ok(None),
         }

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::unique;
+
 const KEY: [&str; 4] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
 
 /// Who signs certificates.
@@ -32,7 +34,8 @@ impl Authority {
 
     /// A certificate for this name and host (`IP:…` or `DNS:…`), and its key: a PEM file with both.
     pub(crate) fn issue(&self, name: &str, host: &str, Days(days): Days) -> PathBuf {
-        let path = |extension: &str| self.dir.join(format!("{name}.{extension}"));
+        let file = unique(name);
+        let path = |extension: &str| self.dir.join(format!("{file}.{extension}"));
         let (key, request, signed, both) = (path("key"), path("csr"), path("crt"), path("pem"));
         let (subject, host) = (format!("/CN={name}"), format!("subjectAltName={host}"));
         let mut arguments = vec!["req", "-new", "-nodes", "-subj", &subject, "-addext", &host];

@@ -44,9 +44,9 @@ impl Secured {
         let kept = |pem: PathBuf| pem.display().to_string();
         let listeners: Vec<_> = [SASL_SSL, EXPIRED, STRANGER, ELSEWHERE, MUTUAL].map(|name| (name, free_port())).into();
         let stores = [
-            (SASL_SSL, kept(authority.issue("broker", HERE, Days(30)))),
+            (SASL_SSL, kept(authority.issue("saslssl", HERE, Days(30)))),
             (EXPIRED, kept(authority.issue("expired", HERE, Days(-1)))),
-            (STRANGER, kept(stranger.issue("strange", HERE, Days(30)))),
+            (STRANGER, kept(stranger.issue("stranger", HERE, Days(30)))),
             (ELSEWHERE, kept(authority.issue("elsewhere", "DNS:elsewhere.example", Days(30)))),
             (MUTUAL, kept(authority.issue("mutual", HERE, Days(30)))),
         ];
@@ -138,8 +138,10 @@ impl Secured {
 
     /// From now on this listener shows another certificate.
     pub(crate) fn show(&self, listener: &str, days: Days) {
-        let store = self.authority.issue(&unique("renewed"), HERE, days);
-        let change = format!("listener.name.{}.ssl.keystore.location={}", listener.to_lowercase(), store.display());
+        let name = listener.to_lowercase();
+        // Of the same name, as the broker wants it.
+        let store = self.authority.issue(&name, HERE, days);
+        let change = format!("listener.name.{name}.ssl.keystore.location={}", store.display());
         self.alter("brokers", "1", "--add-config", &change);
     }
 
