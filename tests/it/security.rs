@@ -225,8 +225,9 @@ fn no_secret_is_shown() {
     let error = consume(&address, &topic, &oauth).unwrap_err();
     assert!(error.to_string().contains("OAUTHBEARER takes tokens"), "{error}");
     shown.push(format!("{error} {error:?}"));
-    // A secret under a name that is none, and one whose value is refused.
-    for (key, value) in [("sasl.passwort", MARK), (MARK, "x"), ("ssl.key.pem", MARK), ("sasl.username\n", MARK)] {
+    // A secret under a name that is none, one that is taken for a name, and one whose value is refused.
+    let line = format!("{MARK}/A+B==");
+    for (key, value) in [("sasl.passwort", MARK), (&line, "x"), ("ssl.key.pem", MARK), ("sasl.username\n", MARK)] {
         let config = [("security.protocol", "ssl"), (key, value)];
         let error = Producer::builder("writer", "127.0.0.1:1").config(config).build().unwrap_err();
         shown.push(format!("{error} {error:?}"));
