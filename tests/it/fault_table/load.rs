@@ -43,11 +43,6 @@ pub(super) struct Load {
 
 impl Load {
     /// `rate` in records a second; without one as fast as it goes.
-    pub(super) fn start(bootstrap: &str, topic: &str, partitions: i32, records: usize, rate: Option<usize>) -> Load {
-        let producer = Producer::builder("load", bootstrap).build().unwrap();
-        Load::start_with(producer, topic, partitions, records, rate)
-    }
-
     pub(super) fn start_with(
         producer: Producer,
         topic: &str,

@@ -21,10 +21,18 @@ mod watcher;
 #[cfg(all(feature = "sasl", feature = "ssl"))]
 mod access;
 mod clocks;
+mod frozen_broker;
+mod full_disk;
 mod handlers;
 mod injected;
 mod input;
+mod killed_broker;
 mod kills;
+mod lost_answers;
+mod moved_broker;
+mod network;
+mod producer_outages;
+mod quotas;
 mod soak;
 mod transactions;
 

@@ -5,13 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use kafka_envelope::Producer;
+
 use super::checker::{Evidence, Place, Verdict};
-use super::history::{Line, Offsets, Reading, What};
+use super::history::{Clock, Line, Offsets, Reading, What};
 use super::load::Load;
 use super::log_of_topic::log_of;
 use super::service::Service;
 use super::watcher::Watcher;
-use crate::support::{Worker, create_topic_with, eventually, unique};
+use crate::support::proxy::Proxy;
+use crate::support::{Broker, Worker, create_topic_with, eventually, unique};
 
 /// Longer than any row takes: it is the patience that ends a wait.
 const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -21,6 +24,9 @@ pub(super) struct Setup<'a> {
     pub(super) bootstrap: &'a str,
     /// Under which the services reach the broker, where a proxy stands between.
     pub(super) services_bootstrap: Option<&'a str>,
+    /// The same for the producer, and what it is set to.
+    pub(super) load_bootstrap: Option<&'a str>,
+    pub(super) load_config: &'a [(&'a str, &'a str)],
     pub(super) partitions: i32,
     pub(super) records: usize,
     /// Records a second that are produced; without as fast as it goes.
@@ -30,11 +36,26 @@ pub(super) struct Setup<'a> {
 
 impl<'a> Setup<'a> {
     pub(super) fn new(bootstrap: &'a str, records: usize) -> Setup<'a> {
-        Setup { bootstrap, services_bootstrap: None, partitions: 6, records, rate: None, topic_settings: &[] }
+        Setup {
+            bootstrap,
+            services_bootstrap: None,
+            load_bootstrap: None,
+            load_config: &[],
+            partitions: 6,
+            records,
+            rate: None,
+            topic_settings: &[],
+        }
     }
 
     pub(super) fn rate(self, rate: usize) -> Setup<'a> {
         Setup { rate: Some(rate), ..self }
+    }
+
+    /// Services and producer go through a proxy; the watcher, and who reads the log at the end, do not.
+    pub(super) fn through(self, proxy: &'a Proxy) -> Setup<'a> {
+        let way = Some(proxy.address());
+        Setup { services_bootstrap: way, load_bootstrap: way, ..self }
     }
 }
 
@@ -48,6 +69,8 @@ pub(super) struct Scene {
     pub(super) service: Service,
     dir: PathBuf,
     services: Vec<Running>,
+    /// Gone after all that uses it.
+    broker: Option<Broker>,
 }
 
 /// A service that was started, and what it wrote.
@@ -60,21 +83,39 @@ pub(super) struct Running {
 impl Scene {
     /// Makes the topic and starts to produce. No service runs yet.
     pub(super) fn start(setup: Setup<'_>) -> Scene {
-        let Setup { bootstrap, services_bootstrap, partitions, records, rate, topic_settings } = setup;
+        let Setup {
+            bootstrap,
+            services_bootstrap,
+            load_bootstrap,
+            load_config,
+            partitions,
+            records,
+            rate,
+            topic_settings,
+        } = setup;
         let (topic, group) = (unique("topic"), unique("group"));
         create_topic_with(bootstrap, &topic, partitions, topic_settings);
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("faults"));
         fs::create_dir_all(&dir).unwrap();
+        let producer =
+            Producer::builder("load", load_bootstrap.unwrap_or(bootstrap)).config(load_config.iter().copied());
+        let producer = producer.build().unwrap();
         Scene {
             bootstrap: bootstrap.into(),
-            load: Load::start(bootstrap, &topic, partitions, records, rate),
+            load: Load::start_with(producer, &topic, partitions, records, rate),
             watcher: Watcher::start(bootstrap, &group, &topic, partitions),
             service: Service::new(services_bootstrap.unwrap_or(bootstrap), &topic, &group),
             topic,
             group,
             dir,
             services: Vec::new(),
+            broker: None,
         }
+    }
+
+    /// The broker that this runs on ends with it.
+    pub(super) fn keep(&mut self, broker: Broker) {
+        self.broker = Some(broker);
     }
 
     /// Starts one more service, and returns its number.
@@ -143,6 +184,50 @@ impl Scene {
     pub(super) fn until_handled(&mut self, records: usize, deadline: Duration) {
         let before = self.handled();
         eventually(deadline, "records are handled", || (self.handled() >= before + records).then_some(()));
+    }
+
+    /// Until a service has begun and handled a batch from now on. Nobody answers meanwhile, so that is not committed.
+    #[track_caller]
+    pub(super) fn until_it_is_ahead(&mut self, number: usize, deadline: Duration) {
+        let now = Clock::new().now();
+        let is_later = |line: &Line| matches!(line.what, What::Handled { began, .. } if began > now);
+        eventually(deadline, "a batch is handled", || self.lines(number).iter().any(is_later).then_some(()));
+    }
+
+    /// Ends the load where it is, and returns how many records it has.
+    #[track_caller]
+    pub(super) fn end_load(&mut self, patience: Duration) -> usize {
+        self.load.stop();
+        let mut last = (0, Instant::now());
+        eventually(Duration::MAX, "the load ends", || {
+            let reported = self.load.reported();
+            if reported != last.0 {
+                last = (reported, Instant::now());
+            }
+            assert!(last.1.elapsed() < patience, "no record is reported since {patience:?}");
+            self.load.is_done().then_some(())
+        });
+        self.load.reported()
+    }
+
+    /// Tells a service to end, and waits for that, whatever it answers. It may take so long.
+    #[track_caller]
+    pub(super) fn end_within(&mut self, number: usize, bound: Duration) {
+        let began = Instant::now();
+        self.worker(number).sigterm();
+        self.worker(number).wait(bound + Duration::from_secs(10));
+        assert!(began.elapsed() < bound, "service {number} ended after {:?}", began.elapsed());
+    }
+
+    /// What services logged, of level warn or error, that has this text in it.
+    pub(super) fn logged(&mut self, text: &str) -> Vec<String> {
+        self.read_on();
+        let lines = self.services.iter().flat_map(|service| &service.reading.lines);
+        let logged = lines.filter_map(|line| match &line.what {
+            What::Logged { line } if line.contains(text) => Some(line.clone()),
+            _ => None,
+        });
+        logged.collect()
     }
 
     /// Waits for the end of the load, and until all of the log is committed. Then stops all services that still run, and

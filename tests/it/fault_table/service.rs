@@ -8,7 +8,7 @@ use std::time::Duration;
 use kafka_envelope::{
     Backoff, Batch, Commit, Consumer, HandlerError, Message, OnError, OnUndecodable, Outbox, TransactionalProducer,
 };
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::{Deserialize, Serialize};
 
 use super::history::{History, Offsets, What, ranges};
@@ -224,12 +224,13 @@ fn a_service() {
     }
 }
 
-/// Keeps of the library's log what tells of partitions, and what is worth a warning.
+/// Keeps of the library's log, and of librdkafka's, what tells of partitions, and what is worth a warning.
 struct Lines(&'static History);
 
 impl Log for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("kafka_envelope")
+        let is_own = metadata.target().starts_with("kafka_envelope");
+        is_own || metadata.target() == "librdkafka" && metadata.level() <= Level::Warn
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -244,7 +245,7 @@ impl Log for Lines {
             self.0.write(What::Revoked { partitions: partitions() });
         } else if line.starts_with("lost ") {
             self.0.write(What::Lost { partitions: partitions() });
-        } else if record.level() <= log::Level::Warn {
+        } else if record.level() <= Level::Warn {
             self.0.write(What::Logged { line });
         }
     }

@@ -41,7 +41,8 @@ impl Broker {
         Broker::start_with(&[])
     }
 
-    /// `settings` win over `scripts/kafka.properties` and over what is set here.
+    /// `settings` win over `scripts/kafka.properties` and over what is set here. `{bootstrap}` in a value is where clients
+    /// reach it.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> Broker {
         Broker::start_on(free_port(), &[], settings)
     }
@@ -76,7 +77,7 @@ impl Broker {
             data.display()
         );
         for (key, value) in settings {
-            properties += &format!("{key}={value}\n");
+            properties += &format!("{key}={}\n", value.replace("{bootstrap}", bootstrap));
         }
         fs::write(broker.properties(), properties).unwrap();
 
@@ -95,6 +96,24 @@ impl Broker {
     pub(crate) fn restart(&mut self) {
         assert!(self.process.is_none(), "the broker still runs");
         self.run();
+    }
+
+    /// Runs one of Kafka's own programs, on this broker. `{bootstrap}` in an argument is where it is reached.
+    pub(crate) fn tool(&self, class: &str, arguments: &[&str]) {
+        let mut java = Command::new(java());
+        java.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jars().join("*")).arg(class);
+        java.args(arguments.iter().map(|argument| argument.replace("{bootstrap}", &self.bootstrap)));
+        let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
+        let status = Leashed::spawn(&java, Some(log), None).wait(START, "the tool ends");
+        assert!(status.success(), "{class}: {status}\n{}", self.log_tail());
+    }
+
+    /// From its next start on it is found on another port, and on the old one no more.
+    pub(crate) fn move_away(&mut self) {
+        let (old, new) = (self.bootstrap.clone(), format!("127.0.0.1:{}", free_port()));
+        let properties = fs::read_to_string(self.properties()).unwrap();
+        fs::write(self.properties(), properties.replace(&old, &new)).unwrap();
+        self.bootstrap = new;
     }
 
     pub(crate) fn bootstrap(&self) -> &str {

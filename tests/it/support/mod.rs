@@ -25,6 +25,7 @@ pub(crate) mod leash;
 pub(crate) mod logs;
 pub(crate) mod names;
 pub(crate) mod proxy;
+mod proxy_frames;
 #[cfg(all(feature = "redis", any(feature = "app", feature = "stream")))]
 pub(crate) mod redis;
 #[cfg(feature = "cli")]

@@ -1,0 +1,53 @@
+//! Row 5: a broker that does not answer and does not go away.
+
+use std::time::{Duration, Instant};
+
+use super::report::by_length;
+use super::{Report, Scene, Setup, Work};
+use crate::support::{Broker, eventually};
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// What a service may take to end while nobody answers: 5 s for the last commit, 5 s for the client's end, and as much
+/// again for a busy machine.
+const END: Duration = Duration::from_secs(20);
+
+/// The broker gets a SIGSTOP while services have commits under way, for longer than their sessions and longer than
+/// `max.poll.interval.ms`. Meanwhile one service is told to end, with its commit unanswered, and has to within 20 s; another
+/// starts, so that all rejoin when the broker goes on. No service may have stopped polling. Each freeze may repeat what each
+/// of the three had not confirmed.
+#[test]
+fn row_05_frozen_broker() {
+    let freezes = by_length(2, 5);
+    let frozen = by_length(Duration::from_secs(8), Duration::from_secs(60));
+    let broker = Broker::start();
+    // Not slower than services handle, so that each has something in hand.
+    let mut scene = Scene::start(Setup::new(broker.bootstrap(), 1_000_000).rate(6_000));
+    scene.service.batch = 50;
+    scene.service.work = Work::Takes(Duration::from_millis(20));
+    scene.service.drain_budget = Some(Duration::from_secs(2));
+    scene.service = scene.service.clone().set("max.poll.interval.ms", "6000");
+    let mut running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
+    for _ in 0..freezes {
+        for service in &running {
+            scene.until_it_handles(*service, 500, SOON);
+        }
+        broker.freeze();
+        let since = Instant::now();
+        for service in &running {
+            scene.until_it_is_ahead(*service, SOON);
+        }
+        running.push(scene.spawn());
+        scene.end_within(running.remove(0), END);
+        eventually(frozen * 2, "time passes", || (since.elapsed() >= frozen).then_some(()));
+        broker.thaw();
+    }
+    for service in &running {
+        scene.until_it_handles(*service, 500, SOON);
+    }
+    let records = scene.end_load(SOON);
+    let bound = (freezes * 3) as u64 * scene.service.records_at_risk();
+    assert_eq!(scene.logged("MAXPOLL"), [""; 0]);
+    let verdict = scene.finish(SOON);
+    Report::of(5, "the broker is frozen with commits under way", freezes, records, &verdict, bound).file();
+}

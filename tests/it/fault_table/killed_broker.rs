@@ -1,0 +1,37 @@
+//! Row 6: brokers that are killed and come back.
+
+use std::time::Duration;
+
+use super::report::by_length;
+use super::{Report, Scene, Setup};
+use crate::support::Broker;
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// The only broker gets a SIGKILL under load and is started again on what it had written, time after time. What it had
+/// acknowledged is there and is handled. What was handled and not confirmed may come again where a member's session ends
+/// meanwhile: each kill may repeat what each of the two services had not confirmed.
+#[test]
+fn row_06_killed_broker() {
+    let kills = by_length(3, 20);
+    let mut broker = Broker::start();
+    let mut scene = Scene::start(Setup::new(broker.bootstrap(), 1_000_000).rate(1_000));
+    scene.service.batch = 50;
+    let running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
+    for _ in 0..kills {
+        for service in &running {
+            scene.until_it_handles(*service, 500, SOON);
+        }
+        broker.kill();
+        broker.restart();
+    }
+    for service in &running {
+        scene.until_it_handles(*service, 500, SOON);
+    }
+    let records = scene.end_load(SOON);
+    let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
+    let failures = scene.load.failures();
+    assert!(failures.is_empty(), "{failures:?}");
+    let verdict = scene.finish(SOON);
+    Report::of(6, "the only broker is killed and started again", kills, records, &verdict, bound).file();
+}

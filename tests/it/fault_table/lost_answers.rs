@@ -1,0 +1,108 @@
+//! Rows 9 and 25: commits whose answers are lost, or come too late.
+
+use std::time::{Duration, Instant};
+
+use super::report::by_length;
+use super::{Report, Scene, Setup, Work};
+use crate::support::eventually;
+use crate::support::proxy::{Fate, OFFSET_COMMIT, Proxy};
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// As for a broker that is frozen.
+const END: Duration = Duration::from_secs(20);
+
+/// What is said of an answer that belongs to no commit.
+const UNMATCHED: &str = "which is not in flight";
+
+/// Of the answers to commits every twentieth is lost; all else gets through. The commit stands, and nobody is told: it is
+/// sent again, nobody leaves the group, and nothing is handled twice.
+#[test]
+fn row_09_lost_answers() {
+    let losses = by_length(4, 50);
+    let (proxy, mut scene) = start(&[("socket.timeout.ms", "2000")]);
+    let running = [scene.spawn(), scene.spawn()];
+    for service in running {
+        scene.until_it_handles(service, 500, SOON);
+    }
+    proxy.treat(OFFSET_COMMIT, 20, Fate::Lost);
+    eventually(SOON * losses as u32, "answers are lost", || (proxy.treated() >= losses).then_some(()));
+    proxy.treat_none();
+    for service in running {
+        scene.until_it_handles(service, 500, SOON);
+    }
+    assert!(!scene.logged("is sent again").is_empty());
+    assert_eq!(scene.logged(UNMATCHED), [""; 0]);
+    let records = scene.end_load(SOON);
+    let verdict = scene.finish(SOON);
+    Report::of(9, "answers to commits are lost", proxy.treated(), records, &verdict, 0).file();
+}
+
+/// Answers to commits come twice as late as librdkafka waits for them, which has asked again by then, on the same
+/// connection. Nothing is committed backward, and nothing is handled twice.
+#[test]
+fn row_25_answers_after_their_timeout() {
+    let late = by_length(3, 30);
+    let (proxy, mut scene) = start(&[("socket.timeout.ms", "2000"), ("socket.max.fails", "0")]);
+    let running = [scene.spawn(), scene.spawn()];
+    for service in running {
+        scene.until_it_handles(service, 500, SOON);
+    }
+    proxy.treat(OFFSET_COMMIT, 20, Fate::Late(Duration::from_secs(4)));
+    eventually(SOON * late as u32, "answers are late", || (proxy.treated() >= late).then_some(()));
+    proxy.treat_none();
+    for service in running {
+        scene.until_it_handles(service, 500, SOON);
+    }
+    assert_eq!(scene.logged(UNMATCHED), [""; 0]);
+    let records = scene.end_load(SOON);
+    let verdict = scene.finish(SOON);
+    Report::of(25, "answers to commits come after their timeout", proxy.treated(), records, &verdict, 0).file();
+}
+
+/// Answers to commits come after the deadlines of those who wait: of a revocation (2 s here), as another service joins, and
+/// of a service that is told to end (5 s). Partitions go all the same, and the answer that comes later is matched with its
+/// commit. What was not confirmed then is handled again: at each of the two deadlines what each of the services had in hand.
+#[test]
+fn row_25_answers_after_a_deadline() {
+    let rounds = by_length(1, 10);
+    let (proxy, mut scene) = start(&[]);
+    scene.service.drain_budget = Some(Duration::from_secs(2));
+    let mut running = vec![scene.spawn(), scene.spawn()];
+    for _ in 0..rounds {
+        for service in &running {
+            scene.until_it_handles(*service, 500, SOON);
+        }
+        let before = proxy.treated();
+        proxy.treat(OFFSET_COMMIT, 1, Fate::Late(Duration::from_secs(8)));
+        eventually(SOON, "answers are late", || (proxy.treated() >= before + 2).then_some(()));
+        let since = Instant::now();
+        running.push(scene.spawn());
+        scene.until_it_handles(running[2], 50, SOON);
+        scene.end_within(running.remove(0), END);
+        // Those that were late by then have come.
+        eventually(SOON, "time passes", || (since.elapsed() >= Duration::from_secs(9)).then_some(()));
+        proxy.treat_none();
+    }
+    for service in &running {
+        scene.until_it_handles(*service, 500, SOON);
+    }
+    assert_eq!(scene.logged(UNMATCHED), [""; 0]);
+    let records = scene.end_load(SOON);
+    let bound = (rounds * 2 * 3) as u64 * scene.service.records_at_risk();
+    let verdict = scene.finish(SOON);
+    Report::of(25, "answers to commits come after a deadline", proxy.treated(), records, &verdict, bound).file();
+}
+
+/// Only the services go through the proxy. Sessions are so long that nobody leaves, however slow the machine is.
+fn start(settings: &[(&str, &str)]) -> (Proxy, Scene) {
+    let (proxy, broker) = Proxy::start();
+    let setup = Setup::new(broker.bootstrap(), 1_000_000).rate(1_500);
+    let mut scene = Scene::start(Setup { services_bootstrap: Some(proxy.address()), ..setup });
+    scene.keep(broker);
+    scene.service.batch = 50;
+    scene.service.work = Work::Takes(Duration::from_millis(5));
+    let settings = [&[("session.timeout.ms", "30000")], settings].concat();
+    scene.service = settings.iter().fold(scene.service.clone(), |service, (key, value)| service.set(key, value));
+    (proxy, scene)
+}

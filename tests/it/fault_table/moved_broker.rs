@@ -1,0 +1,46 @@
+//! Row 30: a broker that is found at another address from now on.
+
+use std::time::Duration;
+
+use super::report::by_length;
+use super::{Report, Scene, Setup};
+use crate::support::Broker;
+use crate::support::proxy::Proxy;
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// The broker ends, and comes back on another port with what it had. All clients know one first address, which leads to
+/// wherever it is, as a name or a balancer does; from there they learn the new one, and go on. Each move may repeat what the
+/// two services had not confirmed.
+#[test]
+fn row_30_moved_broker() {
+    let moves = by_length(2, 10);
+    let mut broker = Broker::start();
+    let first = Proxy::before(broker.bootstrap());
+    let mut scene = Scene::start(Setup::new(first.address(), 1_000_000).rate(1_000));
+    scene.service.batch = 50;
+    let running = [scene.spawn(), scene.spawn()];
+    for number in 0..moves {
+        for service in running {
+            scene.until_it_handles(service, 500, SOON);
+        }
+        // In order, and not.
+        if number % 2 == 0 {
+            broker.stop()
+        } else {
+            broker.kill()
+        }
+        broker.move_away();
+        broker.restart();
+        first.lead_to(broker.bootstrap());
+    }
+    for service in running {
+        scene.until_it_handles(service, 500, SOON);
+    }
+    let failures = scene.load.failures();
+    assert!(failures.is_empty(), "{failures:?}");
+    let records = scene.end_load(SOON);
+    let bound = (moves * running.len()) as u64 * scene.service.records_at_risk();
+    let verdict = scene.finish(SOON);
+    Report::of(30, "the broker moves to another address", moves, records, &verdict, bound).file();
+}

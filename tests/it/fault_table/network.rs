@@ -1,0 +1,115 @@
+//! Row 8: a network that breaks, delays, throttles and swallows.
+
+use std::time::{Duration, Instant};
+
+use super::report::by_length;
+use super::{Report, Scene, Setup, Work};
+use crate::support::proxy::{Proxy, Way};
+use crate::support::{Broker, eventually};
+
+/// Nothing that is sent into a black hole is missed before librdkafka's `socket.timeout.ms`, a minute by default.
+const SOON: Duration = Duration::from_secs(180);
+
+/// As for a broker that is frozen.
+const END: Duration = Duration::from_secs(20);
+
+/// All connections of services and producer break, again and again, with requests and answers under way. Each time what
+/// both services had not confirmed may come again.
+#[test]
+fn row_08_cut() {
+    let (proxy, broker) = Proxy::start();
+    let mut scene = start(&proxy, &broker);
+    let cuts = by_length(8, 100);
+    let running = [scene.spawn(), scene.spawn()];
+    for _ in 0..cuts {
+        for service in running {
+            scene.until_it_handles(service, 200, SOON);
+        }
+        proxy.cut();
+    }
+    // And once for longer than a session.
+    proxy.set(Way::Shut);
+    pass(Duration::from_secs(8));
+    proxy.set(Way::Open);
+    report(scene, "all connections break", cuts + 1);
+}
+
+/// Every round trip takes two seconds; and then only a kilobyte a second gets through on each connection. Services go on
+/// handling, slowly, and keep their places.
+#[test]
+fn row_08_slow() {
+    let (proxy, broker) = Proxy::start();
+    for (way, fault) in [
+        (Way::Late(Duration::from_secs(1)), "every round trip takes 2 s"),
+        (Way::Slow(1024), "1 KB/s on each connection"),
+    ] {
+        let times = by_length(1, 3);
+        let mut scene = start(&proxy, &broker);
+        let running = [scene.spawn(), scene.spawn()];
+        for _ in 0..times {
+            for service in running {
+                scene.until_it_handles(service, 500, SOON);
+            }
+            proxy.set(way);
+            // What was fetched before is soon handled; this is more.
+            let before = Instant::now();
+            scene.until_handled(200, SOON);
+            pass(by_length(Duration::from_secs(5), Duration::from_secs(60)).saturating_sub(before.elapsed()));
+            proxy.set(Way::Open);
+        }
+        report(scene, fault, times);
+    }
+}
+
+/// For longer than a session nothing arrives anywhere, and no connection ends; those that lost something stay silent for
+/// ever. A service that is told to end meanwhile does within 20 s; another starts. Each time what each of the three had not
+/// confirmed may come again.
+#[test]
+fn row_08_black_hole() {
+    let (proxy, broker) = Proxy::start();
+    let holes = by_length(1, 3);
+    // The long form waits for librdkafka's own minute.
+    let timeouts: &[_] = by_length(&[("socket.timeout.ms", "10000"), ("request.timeout.ms", "10000")], &[]);
+    let setup = Setup::new(broker.bootstrap(), 1_000_000).rate(2_000).through(&proxy);
+    let mut scene = Scene::start(Setup { load_config: timeouts, ..setup });
+    scene.service.batch = 50;
+    scene.service.work = Work::Takes(Duration::from_millis(10));
+    for (key, value) in timeouts.iter().filter(|(key, _)| *key == "socket.timeout.ms") {
+        scene.service = scene.service.clone().set(key, value);
+    }
+    let mut running = vec![scene.spawn(), scene.spawn()];
+    for _ in 0..holes {
+        for service in &running {
+            scene.until_it_handles(*service, 500, SOON);
+        }
+        proxy.set(Way::Hole);
+        let since = Instant::now();
+        running.push(scene.spawn());
+        scene.end_within(running.remove(0), END);
+        pass(by_length(Duration::from_secs(8), Duration::from_secs(60)).saturating_sub(since.elapsed()));
+        proxy.set(Way::Open);
+    }
+    for service in &running {
+        scene.until_it_handles(*service, 500, SOON);
+    }
+    report(scene, "nothing arrives, and no connection ends", holes);
+}
+
+fn start(proxy: &Proxy, broker: &Broker) -> Scene {
+    let mut scene = Scene::start(Setup::new(broker.bootstrap(), 1_000_000).rate(2_000).through(proxy));
+    scene.service.batch = 50;
+    scene.service.work = Work::Takes(Duration::from_millis(10));
+    scene
+}
+
+fn report(mut scene: Scene, fault: &'static str, times: usize) {
+    let records = scene.end_load(SOON);
+    let bound = (times * 3) as u64 * scene.service.records_at_risk();
+    let verdict = scene.finish(SOON);
+    Report::of(8, fault, times, records, &verdict, bound).file();
+}
+
+fn pass(time: Duration) {
+    let since = Instant::now();
+    eventually(time * 2, "time passes", || (since.elapsed() >= time).then_some(()));
+}
