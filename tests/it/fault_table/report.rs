@@ -57,6 +57,11 @@ impl Report {
         }
     }
 
+    /// The line of a row that this machine cannot run.
+    pub(super) fn cannot(row: u32, fault: &str, why: &str) {
+        Self::write(&format!("| {row} | {fault} | 0 | 0 | - | - | - | - | not run: {why} |"));
+    }
+
     /// Prints the line, appends it to the file that `KAFKA_ENVELOPE_FAULTS_TABLE` names, and fails where the promise
     /// does not hold.
     #[track_caller]
@@ -70,11 +75,15 @@ impl Report {
         let line = format!(
             "| {row} | {fault} | {times} | {records} | {lost} | {duplicates} | {bound} | {stall:.1} s | {holds} |"
         );
+        Self::write(&line);
+        assert!(wrong.is_empty(), "row {row}, {fault}: {wrong:#?}");
+    }
+
+    fn write(line: &str) {
         println!("{line}");
         if let Some(table) = env::var_os("KAFKA_ENVELOPE_FAULTS_TABLE") {
             let mut table = OpenOptions::new().create(true).append(true).open(table).unwrap();
             writeln!(table, "{line}").unwrap();
         }
-        assert!(wrong.is_empty(), "row {row}, {fault}: {wrong:#?}");
     }
 }

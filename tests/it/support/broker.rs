@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use uuid::Uuid;
 
-use super::{eventually, kafka, leash::Leashed, unique};
+use super::{eventually, kafka, leash::Leashed, small_disk::SmallDisk, unique};
 
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(30);
@@ -34,6 +34,8 @@ pub(crate) struct Broker {
     process: Option<Leashed>,
     bootstrap: String,
     dir: PathBuf,
+    /// Where its data is kept, if that is not the machine's own disk.
+    disk: Option<SmallDisk>,
 }
 
 impl Broker {
@@ -62,7 +64,7 @@ impl Broker {
         fs::create_dir_all(&dir).unwrap();
         let controller = free_port();
         let bootstrap = format!("127.0.0.1:{port}");
-        let mut broker = Broker { process: None, bootstrap, dir };
+        let mut broker = Broker { process: None, bootstrap, dir, disk: None };
 
         let common = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.properties");
         let mut properties = fs::read_to_string(common).unwrap();
@@ -90,6 +92,32 @@ impl Broker {
     pub(crate) fn set(&self, key: &str, value: &str) {
         let mut properties = OpenOptions::new().append(true).open(self.properties()).unwrap();
         writeln!(properties, "{key}={value}").unwrap();
+    }
+
+    /// One that has only so many megabytes for its data. The error says why this machine cannot have it.
+    pub(crate) fn start_on_small_disk(megabytes: u32) -> Result<Broker, String> {
+        let mut broker = Broker::start();
+        broker.stop();
+        let data = broker.dir.join("data");
+        fs::remove_dir_all(&data).unwrap();
+        fs::create_dir_all(&data).unwrap();
+        broker.disk = Some(SmallDisk::at(&data, megabytes)?);
+        broker.format();
+        broker.run();
+        Ok(broker)
+    }
+
+    pub(crate) fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("a disk of its own")
+    }
+
+    /// Whether it ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self.process.as_mut().is_some_and(|process| process.ended().is_some());
+        if ended {
+            self.process = None;
+        }
+        ended
     }
 
     /// The same on the same port, with what is on its disk. It must have been killed or stopped.
@@ -167,8 +195,16 @@ impl Broker {
         assert!(status.success(), "{class}: {status}\n{}", self.log_tail());
     }
 
+    fn command(&self) -> Command {
+        let prefix = self.disk.as_ref().map(SmallDisk::prefix).unwrap_or_default();
+        let Some((first, rest)) = prefix.split_first() else { return Command::new(java()) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(java());
+        command
+    }
+
     fn spawn<A: AsRef<std::ffi::OsStr>>(&self, class: &str, arguments: &[A]) -> Leashed {
-        let mut java = Command::new(java());
+        let mut java = self.command();
         // Short-lived, often several at a time: the cheap compiler and collector start 30 % faster.
         java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
             .arg("-cp")

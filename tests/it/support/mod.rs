@@ -32,6 +32,7 @@ pub(crate) mod redis;
 pub(crate) mod running;
 #[cfg(all(feature = "sasl", feature = "ssl"))]
 pub(crate) mod secured;
+pub(crate) mod small_disk;
 #[cfg(feature = "stream")]
 pub(crate) mod stream;
 pub(crate) mod worker;
