@@ -6,9 +6,11 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::support::{
-    Broker, TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, kafka, produce_raw,
-    produce_raw_batch, shared_broker, unique,
+    Broker, Cluster, TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, eventually,
+    kafka, produce_raw, produce_raw_batch, shared_broker, unique,
 };
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Records come back as they were produced, tombstones and empty values told apart, and a group that never committed has no offset.
 #[test]
@@ -77,6 +79,34 @@ fn a_killed_broker_comes_back_with_its_records() {
     broker.stop();
     broker.restart();
     assert_eq!(consume_all(&bootstrap, &topic).len(), 2);
+}
+
+/// Three brokers go on without one of them, be it killed, stopped or frozen, and take it back.
+#[test]
+fn a_cluster_goes_on_without_a_node() {
+    let mut cluster = Cluster::start();
+    let bootstrap = cluster.bootstrap();
+    let topic = create_topic(&bootstrap, 1);
+    let mut next = 0;
+    let mut produce = || {
+        next += 1;
+        assert_eq!(produce_raw(&bootstrap, &topic, 0, None, Some(b"kept")), next - 1);
+    };
+    produce();
+    for end in [Broker::kill, Broker::stop, |broker: &mut Broker| broker.freeze()] {
+        let leader = cluster.leader(&topic, 0).unwrap();
+        end(cluster.node(leader));
+        let other = eventually(PATIENCE, "another leads", || cluster.leader(&topic, 0).filter(|now| *now != leader));
+        assert!(cluster.nodes().any(|node| node == other));
+        produce();
+        match cluster.node(leader).is_running() {
+            true => cluster.node(leader).thaw(),
+            false => cluster.node(leader).restart(),
+        }
+        cluster.until_in_sync();
+        assert_eq!(cluster.in_sync(&topic, 0).unwrap().len(), 3);
+    }
+    assert_eq!(consume_all(&bootstrap, &topic).len(), 4);
 }
 
 fn answers_within(bootstrap: &str, time: Duration) -> bool {

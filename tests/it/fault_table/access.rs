@@ -66,7 +66,7 @@ fn row_15_revoked_rights() {
         let right = if is_topic { On::Topic(&topic) } else { On::Group(&group) };
         let says =
             if is_topic { format!("no access to topic `{topic}`") } else { format!("no access to group `{group}`") };
-        scene.service.commits = super::service::Commits::Overlapped(4);
+        scene.service.commits = super::Commits::Overlapped(4);
         let first = scene.spawn();
         scene.spawn();
         scene.until_it_handles(first, 200, SOON);

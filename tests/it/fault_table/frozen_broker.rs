@@ -26,7 +26,7 @@ fn row_05_frozen_broker() {
     scene.service.batch = 50;
     scene.service.work = Work::Takes(Duration::from_millis(20));
     scene.service.drain_budget = Some(Duration::from_secs(2));
-    scene.service = scene.service.clone().set("max.poll.interval.ms", "6000");
+    scene.service.set("max.poll.interval.ms", "6000");
     let mut running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
     for _ in 0..freezes {
         for service in &running {

@@ -102,6 +102,8 @@ fn start(settings: &[(&str, &str)]) -> (Proxy, Scene) {
     scene.service.batch = 50;
     scene.service.work = Work::Takes(Duration::from_millis(5));
     let settings = [&[("session.timeout.ms", "30000")], settings].concat();
-    scene.service = settings.iter().fold(scene.service.clone(), |service, (key, value)| service.set(key, value));
+    for (key, value) in settings {
+        scene.service.set(key, value);
+    }
     (proxy, scene)
 }

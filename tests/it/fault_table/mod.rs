@@ -38,3 +38,4 @@ mod transactions;
 
 use report::Report;
 use scene::{Scene, Setup};
+use service::{Commits, Work};

@@ -75,7 +75,7 @@ fn row_08_black_hole() {
     scene.service.batch = 50;
     scene.service.work = Work::Takes(Duration::from_millis(10));
     for (key, value) in timeouts.iter().filter(|(key, _)| *key == "socket.timeout.ms") {
-        scene.service = scene.service.clone().set(key, value);
+        scene.service.set(key, value);
     }
     let mut running = vec![scene.spawn(), scene.spawn()];
     for _ in 0..holes {

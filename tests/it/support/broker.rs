@@ -32,10 +32,21 @@ pub(crate) fn shared_broker() -> &'static str {
 /// Dropped, it is killed and its directory removed.
 pub(crate) struct Broker {
     process: Option<Leashed>,
+    node: i32,
     bootstrap: String,
     dir: PathBuf,
     /// Where its data is kept, if that is not the machine's own disk.
     disk: Option<SmallDisk>,
+}
+
+/// Where a broker stands: its ports, and among whom it elects a controller.
+pub(super) struct Place<'a> {
+    pub(super) node: i32,
+    pub(super) port: u16,
+    pub(super) controller: u16,
+    pub(super) voters: &'a str,
+    /// More listeners, by name and port.
+    pub(super) listeners: &'a [(&'a str, u16)],
 }
 
 impl Broker {
@@ -60,11 +71,21 @@ impl Broker {
     }
 
     fn start_on(port: u16, listeners: &[(&str, u16)], settings: &[(&str, &str)]) -> Broker {
+        let controller = free_port();
+        let voters = format!("1@127.0.0.1:{controller}");
+        let mut broker = Broker::prepare(&Place { node: 1, port, controller, voters: &voters, listeners }, settings);
+        broker.format(&cluster_id());
+        broker.run();
+        broker
+    }
+
+    /// One with its directory and settings, which has to be formatted.
+    pub(super) fn prepare(place: &Place<'_>, settings: &[(&str, &str)]) -> Broker {
+        let Place { node, port, controller, voters, listeners } = *place;
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("broker"));
         fs::create_dir_all(&dir).unwrap();
-        let controller = free_port();
         let bootstrap = format!("127.0.0.1:{port}");
-        let mut broker = Broker { process: None, bootstrap, dir, disk: None };
+        let broker = Broker { process: None, node, bootstrap, dir, disk: None };
 
         let common = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.properties");
         let mut properties = fs::read_to_string(common).unwrap();
@@ -72,9 +93,10 @@ impl Broker {
         let data = broker.dir.join("data");
         let more: String = listeners.iter().map(|(name, port)| format!(",{name}://127.0.0.1:{port}")).collect();
         properties += &format!(
-            "listeners=PLAINTEXT://{bootstrap},CONTROLLER://127.0.0.1:{controller}{more}\n\
+            "node.id={node}\n\
+             listeners=PLAINTEXT://{bootstrap},CONTROLLER://127.0.0.1:{controller}{more}\n\
              advertised.listeners=PLAINTEXT://{bootstrap}{more}\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             controller.quorum.voters={voters}\n\
              log.dirs={}\n",
             data.display()
         );
@@ -82,9 +104,6 @@ impl Broker {
             properties += &format!("{key}={}\n", value.replace("{bootstrap}", bootstrap));
         }
         fs::write(broker.properties(), properties).unwrap();
-
-        broker.format();
-        broker.run();
         broker
     }
 
@@ -96,13 +115,14 @@ impl Broker {
 
     /// One that has only so many megabytes for its data. The error says why this machine cannot have it.
     pub(crate) fn start_on_small_disk(megabytes: u32) -> Result<Broker, String> {
-        let mut broker = Broker::start();
-        broker.stop();
+        let controller = free_port();
+        let voters = format!("1@127.0.0.1:{controller}");
+        let place = Place { node: 1, port: free_port(), controller, voters: &voters, listeners: &[] };
+        let mut broker = Broker::prepare(&place, &[]);
         let data = broker.dir.join("data");
-        fs::remove_dir_all(&data).unwrap();
         fs::create_dir_all(&data).unwrap();
         broker.disk = Some(SmallDisk::at(&data, megabytes)?);
-        broker.format();
+        broker.format(&cluster_id());
         broker.run();
         Ok(broker)
     }
@@ -122,18 +142,7 @@ impl Broker {
 
     /// The same on the same port, with what is on its disk. It must have been killed or stopped.
     pub(crate) fn restart(&mut self) {
-        assert!(self.process.is_none(), "the broker still runs");
         self.run();
-    }
-
-    /// Runs one of Kafka's own programs, on this broker. `{bootstrap}` in an argument is where it is reached.
-    pub(crate) fn tool(&self, class: &str, arguments: &[&str]) {
-        let mut java = Command::new(java());
-        java.args(["-Xmx256m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jars().join("*")).arg(class);
-        java.args(arguments.iter().map(|argument| argument.replace("{bootstrap}", &self.bootstrap)));
-        let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let status = Leashed::spawn(&java, Some(log), None).wait(START, "the tool ends");
-        assert!(status.success(), "{class}: {status}\n{}", self.log_tail());
     }
 
     /// From its next start on it is found on another port, and on the old one no more.
@@ -170,6 +179,11 @@ impl Broker {
         self.running().signal("CONT");
     }
 
+    /// Frozen or not.
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.running().pid()
     }
@@ -188,9 +202,11 @@ impl Broker {
         self.dir.join("server.properties")
     }
 
-    /// Runs one of Kafka's own tools to its end.
+    /// Runs one of Kafka's own programs to its end. `{bootstrap}` in an argument is where this broker is reached.
     pub(crate) fn tool(&self, class: &str, arguments: &[&str]) {
-        let mut tool = self.spawn(class, arguments);
+        let arguments: Vec<_> =
+            arguments.iter().map(|argument| argument.replace("{bootstrap}", &self.bootstrap)).collect();
+        let mut tool = self.spawn(class, &arguments);
         let status = tool.wait(START, class);
         assert!(status.success(), "{class}: {status}\n{}", self.log_tail());
     }
@@ -215,17 +231,26 @@ impl Broker {
         Leashed::spawn(&java, Some(log), Some(&self.dir))
     }
 
-    fn format(&self) {
-        // Kafka's ids are base64url; this one has no character that hex does not have.
-        let cluster = format!("{}A", &Uuid::new_v4().simple().to_string()[..21]);
-        self.tool(
-            "kafka.tools.StorageTool",
-            &["format", "-t", &cluster, "-c", &self.properties().display().to_string()],
-        );
+    pub(super) fn format(&self, cluster: &str) {
+        let properties = self.properties().display().to_string();
+        self.tool("kafka.tools.StorageTool", &["format", "-t", cluster, "-c", &properties]);
     }
 
     fn run(&mut self) {
-        let mut process = self.spawn("kafka.Kafka", &[self.properties()]);
+        self.launch();
+        self.until_it_answers();
+    }
+
+    /// Starts it, and does not wait for it.
+    pub(crate) fn launch(&mut self) {
+        assert!(self.process.is_none(), "the broker still runs");
+        self.process = Some(self.spawn("kafka.Kafka", &[self.properties()]));
+    }
+
+    /// Until clients can use it.
+    #[track_caller]
+    pub(crate) fn until_it_answers(&mut self) {
+        let process = self.process.as_mut().expect("the broker runs");
         let mut ended = None;
         let deadline = Instant::now() + START;
         let probe: BaseConsumer = kafka::client(&self.bootstrap).create().unwrap();
@@ -237,11 +262,12 @@ impl Broker {
             // A connection refused costs librdkafka a backoff: it asks once somebody listens.
             TcpStream::connect(&self.bootstrap).ok()?;
             let metadata = probe.fetch_metadata(None, Duration::from_secs(5)).ok()?;
-            (!metadata.brokers().is_empty()).then_some(true)
+            metadata.brokers().iter().any(|broker| broker.id() == self.node).then_some(true)
         });
-        let tail = if answers { String::new() } else { self.log_tail() };
-        assert!(answers, "no broker within {START:?} ({ended:?}); its log ends:\n{tail}");
-        self.process = Some(process);
+        if !answers {
+            drop(self.process.take());
+            panic!("no broker within {START:?} ({ended:?}); its log ends:\n{}", self.log_tail());
+        }
     }
 
     fn log_tail(&self) -> String {
@@ -270,6 +296,11 @@ pub(crate) fn free_port() -> u16 {
         .map(|_| FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port")
+}
+
+/// Kafka's ids are base64url; this one has no character that hex does not have.
+pub(super) fn cluster_id() -> String {
+    format!("{}A", &Uuid::new_v4().simple().to_string()[..21])
 }
 
 fn java() -> PathBuf {

@@ -112,7 +112,8 @@ pub(crate) fn create_topics(bootstrap: &str, count: usize) -> Vec<String> {
 
 /// The same as [`create_topic`] for a name and settings that are given, such as `("cleanup.policy", "compact")`.
 pub(crate) fn create_topic_with(bootstrap: &str, name: &str, partitions: i32, settings: &[(&str, &str)]) {
-    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    // As many replicas as the brokers' `default.replication.factor` says.
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
     for (key, value) in settings {
         topic = topic.set(key, value);
     }

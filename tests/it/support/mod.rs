@@ -14,6 +14,7 @@ pub(crate) mod broker;
 pub(crate) mod certificates;
 #[cfg(feature = "cli")]
 pub(crate) mod cli;
+pub(crate) mod cluster;
 pub(crate) mod envelopes;
 pub(crate) mod eventually;
 #[cfg(feature = "export")]
@@ -40,6 +41,7 @@ pub(crate) mod worker;
 #[allow(unused_imports)]
 pub(crate) use self::{
     broker::{Broker, shared_broker},
+    cluster::Cluster,
     envelopes::{consumer, envelope, group, produce_numbers},
     eventually::eventually,
     kafka::{
