@@ -310,7 +310,8 @@ impl ConsumerBuilder {
             resets_to_end: matches!(&*settings.effective("auto.offset.reset")?, "latest" | "largest" | "end"),
         };
         let dead_letters = self.dead_letters(&settings)?;
-        let client = settings.create(Context::of_group(&self.group))?;
+        let group = self.group.clone();
+        let client = move || settings.create(Context::of_group(&group));
         let desk = desk::Options {
             linger: self.linger,
             idle_timeout: self.idle_timeout,

@@ -195,9 +195,9 @@ impl Consumer {
         ConsumerBuilder::new(service, brokers, group)
     }
 
-    /// Starts the fetch thread.
+    /// Starts the fetch thread. `client` makes one, now and where it has to be replaced.
     fn start(
-        client: rdkafka::consumer::BaseConsumer<Context>,
+        client: impl Fn() -> Result<rdkafka::consumer::BaseConsumer<Context>> + Send + 'static,
         topics: &[String],
         options: fetch::Options,
         desk: desk::Options,
@@ -210,13 +210,17 @@ impl Consumer {
             state.refusals = client.context().trouble.refusals.clone();
         }
         let bell = Arc::clone(&link);
-        let reader = Reader::new(client, move || bell.bell.ring())
-            .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
+        let make = move || {
+            let bell = Arc::clone(&bell);
+            Reader::new(client()?, move || bell.bell.ring())
+                .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))
+        };
+        let reader = make()?;
         if !topics.is_empty() {
             reader.consumer().subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
         }
         let (sender, done) = mpsc::sync_channel(2);
-        let fetch = Fetch::new(reader, Arc::clone(&link), options);
+        let fetch = Fetch::new(reader, Arc::clone(&link), options).renewing(Box::new(make));
         thread::Builder::new()
             .name("kafka-envelope fetch".into())
             .spawn(move || fetch.run(&sender))

@@ -6,6 +6,7 @@ pub(super) mod commits;
 #[cfg(feature = "stream")]
 mod reach;
 mod records;
+mod renewal;
 mod resets;
 mod topics;
 mod watch;
@@ -24,6 +25,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use crate::consumer::COMMIT_DEADLINE;
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::dead_letters::LetterTopics;
+use crate::consumer::fetch::renewal::Exile;
+pub(super) use crate::consumer::fetch::renewal::Make;
 use crate::consumer::fetch::resets::Gap;
 use crate::consumer::fetch::topics::Topics;
 use crate::consumer::fetch::watch::{Restart, Watch};
@@ -90,6 +93,8 @@ pub(super) struct Fetch {
     /// Since when the broker answers that it does not know what is committed.
     unknown_since: Option<Instant>,
     commit_not_before: Option<Instant>,
+    exile: Option<Exile>,
+    make: Option<Make>,
 }
 
 impl Fetch {
@@ -110,7 +115,14 @@ impl Fetch {
             commit_failures: 0,
             unknown_since: None,
             commit_not_before: None,
+            exile: None,
+            make: None,
         }
+    }
+
+    /// With `make` the client is replaced where it cannot find its group any more.
+    pub(super) fn renewing(self, make: Make) -> Self {
+        Self { make: Some(make), ..self }
     }
 
     /// Runs until the consumer is closed, then sends the last commit, reports whether it was confirmed, and ends the
@@ -160,6 +172,7 @@ impl Fetch {
         self.serve_replies();
         self.serve_membership();
         self.serve_restart();
+        self.serve_exile();
         self.subscribe();
         self.ask_topic_ids();
         #[cfg(feature = "stream")]
@@ -259,6 +272,9 @@ impl Fetch {
         // Before librdkafka starts to fetch, so before any commit of ours.
         let elements = partitions.elements();
         let committed = self.committed(elements.iter().map(|element| (element.topic(), element.partition())));
+        if !elements.is_empty() {
+            self.exile = None;
+        }
         let now = Instant::now();
         let mut left_paused = TopicPartitionList::new();
         {
@@ -302,6 +318,9 @@ impl Fetch {
             if lane.progress.is_stalled() {
                 log::info!("{}:{} is no longer stalled: it goes to another consumer", lane.topic, lane.partition);
             }
+        }
+        if lost {
+            self.exiled(partitions);
         }
         self.drop_records_of(&ids);
         {

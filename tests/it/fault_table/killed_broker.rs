@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::report::by_length;
 use super::{Report, Scene, Setup};
-use crate::support::Broker;
+use crate::support::{Broker, Cluster};
 
 const SOON: Duration = Duration::from_secs(90);
 
@@ -34,4 +34,35 @@ fn row_06_killed_broker() {
     assert!(failures.is_empty(), "{failures:?}");
     let verdict = scene.finish(SOON);
     Report::of(6, "the only broker is killed and started again", kills, records, &verdict, bound).file();
+}
+
+/// Of three brokers one after the other gets a SIGKILL under load and comes back, each record on all three and acknowledged
+/// by two. The next is killed once all have everything again. Bounded as above.
+#[test]
+fn row_06_killed_brokers_of_three() {
+    let kills = by_length(3, 20);
+    let mut cluster = Cluster::start();
+    let bootstrap = cluster.bootstrap();
+    let mut scene = Scene::start(Setup::new(&bootstrap, 1_000_000).rate(1_000));
+    scene.service.batch = 50;
+    let running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
+    let nodes: Vec<_> = cluster.nodes().collect();
+    for node in nodes.into_iter().cycle().take(kills) {
+        for service in &running {
+            scene.until_it_handles(*service, 500, SOON);
+        }
+        cluster.node(node).kill();
+        scene.until_handled(500, SOON);
+        cluster.node(node).restart();
+        cluster.until_in_sync();
+    }
+    for service in &running {
+        scene.until_it_handles(*service, 500, SOON);
+    }
+    let records = scene.end_load(SOON);
+    let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
+    let failures = scene.load.failures();
+    assert!(failures.is_empty(), "{failures:?}");
+    let verdict = scene.finish(SOON);
+    Report::of(6, "one of three brokers is killed and started again", kills, records, &verdict, bound).file();
 }

@@ -10,8 +10,9 @@ use crate::support::proxy::Proxy;
 const SOON: Duration = Duration::from_secs(90);
 
 /// The broker ends, and comes back on another port with what it had. All clients know one first address, which leads to
-/// wherever it is, as a name or a balancer does; from there they learn the new one, and go on. Each move may repeat what the
-/// two services had not confirmed.
+/// wherever it is, as a name or a balancer does; from there they learn the new one, and go on. A member that its group went
+/// on without, and that does not find it again within `max.poll.interval.ms` (6 s here), goes on with a new client. Each move
+/// may repeat what the two services had not confirmed.
 #[test]
 fn row_30_moved_broker() {
     let moves = by_length(2, 10);
@@ -19,6 +20,8 @@ fn row_30_moved_broker() {
     let first = Proxy::before(broker.bootstrap());
     let mut scene = Scene::start(Setup::new(first.address(), 1_000_000).rate(1_000));
     scene.service.batch = 50;
+    scene.service.drain_budget = Some(Duration::from_secs(2));
+    scene.service = scene.service.clone().set("max.poll.interval.ms", "6000");
     let running = [scene.spawn(), scene.spawn()];
     for number in 0..moves {
         for service in running {
