@@ -340,7 +340,7 @@ impl<C: ConsumerContext> Reader<C> {
     /// answer, at most for `timeout`.
     ///
     /// Not by librdkafka's admin request, which would not have to be waited for: where that times out before its
-    /// coordinator can be asked, 2.12.1 frees it, uses it again once the coordinator is back, and aborts the process.
+    /// coordinator can be asked, 2.12 frees it, uses it again once the coordinator is back, and aborts the process (#3663).
     pub(crate) fn committed<'a>(
         &self,
         partitions: impl Iterator<Item = (&'a str, i32)>,

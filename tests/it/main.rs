@@ -73,6 +73,7 @@ mod producer;
 #[cfg(feature = "tokio")]
 mod producer_async;
 mod rebalance;
+mod renewal;
 #[cfg(feature = "tokio")]
 mod run_async;
 #[cfg(all(feature = "sasl", feature = "ssl"))]

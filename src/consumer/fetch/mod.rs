@@ -441,6 +441,7 @@ impl Fetch {
                         let is_told = |refusal: &Refusal| ids.iter().any(|(topic, _)| is_of_topic(refusal, topic));
                         let is_ours = |refusal: &Refusal| self.lanes.topics().any(|topic| is_of_topic(refusal, topic));
                         self.let_in(|refusal| is_told(refusal) && !is_ours(refusal));
+                        self.exile_answered();
                     }
                     for topic in self.topic_ids.answered(ids, Instant::now()) {
                         self.made_anew(&topic);

@@ -4,9 +4,9 @@
 //! one under the same id, unless a commit was under way when the connection ended. All else of the client learns the new
 //! address.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer as _;
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -21,43 +21,51 @@ pub(in crate::consumer) type Make = Box<dyn Fn() -> Result<Reader<Context>> + Se
 
 /// The group went on without this member, which has not come back since.
 pub(super) struct Exile {
-    /// What it had.
-    partitions: Vec<(Arc<str>, i32)>,
-    /// When to look whether the group answers others. Not before a rebalance must have ended.
+    /// Of what it had.
+    topics: HashSet<String>,
+    /// When to look whether brokers answer. Not before a rebalance must have ended.
     look_at: Instant,
+    is_asked: bool,
+    /// When to act on the answer: whoever was just let back has joined by then.
+    renew_at: Option<Instant>,
 }
 
-/// Marks the answer to what is asked here: no assignment has this number.
-const ROUND: u64 = u64::MAX;
+/// How long a member that can reach its group again has to join it, at the most.
+const GRACE: Duration = Duration::from_secs(30);
 
 impl Fetch {
     pub(super) fn exiled(&mut self, partitions: &TopicPartitionList) {
-        let partitions = partitions.elements().iter().map(|p| (Arc::from(p.topic()), p.partition())).collect();
-        self.exile = Some(Exile { partitions, look_at: Instant::now() + self.options.max_poll_interval });
+        let topics = partitions.elements().iter().map(|element| element.topic().to_owned()).collect();
+        let look_at = Instant::now() + self.options.max_poll_interval;
+        self.exile = Some(Exile { topics, look_at, is_asked: false, renew_at: None });
     }
 
-    /// Asks the group what is committed, by a way that does find its coordinator.
+    /// Asks for the topics, which any broker tells. Where one does, and this member is not back some time later, the client
+    /// is replaced. Nothing that only the group's coordinator can answer is asked: librdkafka ends the process where that
+    /// times out and the coordinator comes back later (its pull request 5397).
     pub(super) fn serve_exile(&mut self) {
-        let Some(exile) = self.exile.as_mut().filter(|exile| Instant::now() >= exile.look_at) else { return };
+        let now = Instant::now();
+        let is_due = |exile: &&mut Exile| exile.renew_at.unwrap_or(exile.look_at) <= now;
+        let Some(exile) = self.exile.as_mut().filter(is_due) else { return };
         if native::generation(self.reader.consumer().client()).is_some() {
             self.exile = None;
             return;
         }
-        exile.look_at = Instant::now() + self.options.max_poll_interval;
-        let asked = exile.partitions.iter().map(|(topic, partition)| (&**topic, *partition));
-        self.reader.ask_committed(&self.options.group, asked, ROUND);
-    }
-
-    /// Whether this was the answer to that question.
-    pub(super) fn exile_answered(&mut self, round: u64, is_told: bool) -> bool {
-        if round != ROUND {
-            return false;
-        }
-        let is_away = self.exile.is_some() && native::generation(self.reader.consumer().client()).is_none();
-        if is_told && is_away && self.lanes.iter().next().is_none() && self.link.lock().fatal.is_none() {
+        exile.look_at = now + self.options.max_poll_interval;
+        if exile.renew_at.take().is_none() {
+            exile.is_asked = true;
+            self.reader.ask_topic_ids(exile.topics.iter().map(String::as_str));
+        } else if self.lanes.iter().next().is_none() && self.link.lock().fatal.is_none() {
             self.renew();
         }
-        true
+    }
+
+    /// A broker told of topics.
+    pub(super) fn exile_answered(&mut self) {
+        if let Some(exile) = self.exile.as_mut().filter(|exile| exile.is_asked) {
+            exile.is_asked = false;
+            exile.renew_at = Some(Instant::now() + GRACE.min(self.options.max_poll_interval));
+        }
     }
 
     fn renew(&mut self) {
@@ -72,13 +80,13 @@ impl Fetch {
             Ok(reader) => reader,
             Err(error) => {
                 log::warn!(
-                    "the group {} answers others only, and no new client can be made: {error}",
+                    "brokers answer, the group {} does not, and no new client can be made: {error}",
                     self.options.group
                 );
                 return;
             }
         };
-        log::warn!("the group {} answers others only: a new client joins it", self.options.group);
+        log::warn!("brokers answer, and the group {} does not: a new client joins it", self.options.group);
         let old = std::mem::replace(&mut self.reader, reader);
         old.consumer().context().close();
         {

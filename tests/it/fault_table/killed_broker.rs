@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(90);
 /// meanwhile: each kill may repeat what each of the two services had not confirmed.
 #[test]
 fn row_06_killed_broker() {
-    let kills = by_length(3, 20);
+    let kills = by_length(2, 20);
     let mut broker = Broker::start();
     let mut scene = Scene::start(Setup::new(broker.bootstrap(), 1_000_000).rate(1_000));
     scene.service.batch = 50;

@@ -13,13 +13,22 @@ const SOON: Duration = Duration::from_secs(180);
 /// As for a broker that is frozen.
 const END: Duration = Duration::from_secs(20);
 
-/// All connections of services and producer break, again and again, with requests and answers under way. Each time what
-/// both services had not confirmed may come again.
+/// Services and producer reach the broker through a proxy. All connections break, again and again, with requests and answers
+/// under way; every round trip takes two seconds; only a kilobyte a second gets through on each connection; and nothing
+/// arrives for longer than a session, while no connection ends, and those that lost something stay silent for ever. A service
+/// that is told to end meanwhile does within 20 s, its last commit unanswered. Each time what each service had not confirmed
+/// may come again.
 #[test]
-fn row_08_cut() {
+fn row_08_network() {
     let (proxy, broker) = Proxy::start();
-    let mut scene = start(&proxy, &broker);
-    let cuts = by_length(8, 100);
+    cut(&proxy, &broker);
+    slow(&proxy, &broker);
+    black_hole(&proxy, &broker);
+}
+
+fn cut(proxy: &Proxy, broker: &Broker) {
+    let mut scene = start(proxy, broker);
+    let cuts = by_length(6, 100);
     let running = [scene.spawn(), scene.spawn()];
     for _ in 0..cuts {
         for service in running {
@@ -34,17 +43,13 @@ fn row_08_cut() {
     report(scene, "all connections break", cuts + 1);
 }
 
-/// Every round trip takes two seconds; and then only a kilobyte a second gets through on each connection. Services go on
-/// handling, slowly, and keep their places.
-#[test]
-fn row_08_slow() {
-    let (proxy, broker) = Proxy::start();
+fn slow(proxy: &Proxy, broker: &Broker) {
     for (way, fault) in [
         (Way::Late(Duration::from_secs(1)), "every round trip takes 2 s"),
         (Way::Slow(1024), "1 KB/s on each connection"),
     ] {
         let times = by_length(1, 3);
-        let mut scene = start(&proxy, &broker);
+        let mut scene = start(proxy, broker);
         let running = [scene.spawn(), scene.spawn()];
         for _ in 0..times {
             for service in running {
@@ -54,23 +59,18 @@ fn row_08_slow() {
             // What was fetched before is soon handled; this is more.
             let before = Instant::now();
             scene.until_handled(200, SOON);
-            pass(by_length(Duration::from_secs(5), Duration::from_secs(60)).saturating_sub(before.elapsed()));
+            pass(by_length(Duration::from_secs(4), Duration::from_secs(60)).saturating_sub(before.elapsed()));
             proxy.set(Way::Open);
         }
         report(scene, fault, times);
     }
 }
 
-/// For longer than a session nothing arrives anywhere, and no connection ends; those that lost something stay silent for
-/// ever. A service that is told to end meanwhile does within 20 s; another starts. Each time what each of the three had not
-/// confirmed may come again.
-#[test]
-fn row_08_black_hole() {
-    let (proxy, broker) = Proxy::start();
+fn black_hole(proxy: &Proxy, broker: &Broker) {
     let holes = by_length(1, 3);
     // The long form waits for librdkafka's own minute.
     let timeouts: &[_] = by_length(&[("socket.timeout.ms", "10000"), ("request.timeout.ms", "10000")], &[]);
-    let setup = Setup::new(broker.bootstrap(), 1_000_000).rate(2_000).through(&proxy);
+    let setup = Setup::new(broker.bootstrap(), 1_000_000).rate(2_000).through(proxy);
     let mut scene = Scene::start(Setup { load_config: timeouts, ..setup });
     scene.service.batch = 50;
     scene.service.work = Work::Takes(Duration::from_millis(10));
