@@ -26,12 +26,12 @@ pub(super) fn spoil_sequence(frame: &mut [u8]) -> bool {
     let ends = |start: usize, length: i32| {
         usize::try_from(length).ok().map(|length| start + 12 + length).filter(|end| *end <= frame.len())
     };
-    let batches = (0..frame.len().saturating_sub(HEAD)).filter_map(|start| {
+    let mut batches = (0..frame.len().saturating_sub(HEAD)).filter_map(|start| {
         let end = ends(start, number(frame, start + 8))?;
         let is_batch = frame[start..start + 8] == [0; 8] && frame[start + 16] == 2 && end + 4 >= frame.len();
         is_batch.then_some((start, end))
     });
-    let Some((start, end)) = batches.last() else { return false };
+    let Some((start, end)) = batches.next_back() else { return false };
     let (checksum, body, sequence) = (start + 17, start + 21, start + 53);
     if crc32c(&frame[body..end]) != number(frame, checksum) as u32 || number(frame, sequence) < 0 {
         return false;
