@@ -204,15 +204,13 @@ impl Consumer {
     ) -> Result<Self> {
         let (reads_committed, starts_at_end) = (options.committed_only, options.resets_to_end);
         let link = Arc::new(Link::default());
-        {
-            let mut state = link.lock();
-            state.handler_timeout = options.handler_timeout;
-            state.refusals = client.context().trouble.refusals.clone();
-        }
-        let bell = Arc::clone(&link);
+        link.lock().handler_timeout = options.handler_timeout;
+        let made_for = Arc::clone(&link);
         let make = move || {
-            let bell = Arc::clone(&bell);
-            Reader::new(client()?, move || bell.bell.ring())
+            let client = client()?;
+            made_for.lock().refusals = client.context().trouble.refusals.clone();
+            let bell = Arc::clone(&made_for);
+            Reader::new(client, move || bell.bell.ring())
                 .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))
         };
         let reader = make()?;
