@@ -21,7 +21,7 @@ fn row_30_moved_broker() {
     let mut scene = Scene::start(Setup::new(first.address(), 1_000_000).rate(1_000));
     scene.service.batch = 50;
     scene.service.drain_budget = Some(Duration::from_secs(2));
-    scene.service = scene.service.clone().set("max.poll.interval.ms", "6000");
+    scene.service.set("max.poll.interval.ms", "6000");
     let running = [scene.spawn(), scene.spawn()];
     for number in 0..moves {
         for service in running {
