@@ -11,6 +11,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::time::Duration;
 
+use rdkafka::TopicPartitionList;
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -151,6 +152,17 @@ pub(crate) enum Reply {
     Topics(Vec<(String, TopicId)>),
     /// Of the partitions that were asked for, those whose log's end the broker told.
     Ends(Vec<(String, i32, i64)>),
+}
+
+/// What a group has committed of a partition.
+#[derive(Debug)]
+pub(crate) struct CommittedOffset {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    /// None: nothing.
+    pub(crate) next_offset: Option<i64>,
+    /// Of the record before, where whoever committed knew it.
+    pub(crate) leader_epoch: Option<i32>,
 }
 
 /// How long a question about the ends of logs may stay without an answer.
@@ -345,7 +357,7 @@ impl<C: ConsumerContext> Reader<C> {
         &self,
         partitions: impl Iterator<Item = (&'a str, i32)>,
         timeout: Duration,
-    ) -> Vec<(String, i32, Option<i64>)> {
+    ) -> Vec<CommittedOffset> {
         let partitions = Partitions::new(partitions.map(|(topic, partition)| (topic, partition, 0)));
         // SAFETY: client and list live through the calls, and nobody else has the list.
         unsafe {
@@ -356,8 +368,12 @@ impl<C: ConsumerContext> Reader<C> {
             entries(partitions.0)
                 .iter()
                 .filter(|entry| read_error(&raw const entry.err).is_none())
-                .map(|entry| {
-                    (text(entry.topic).into_owned(), entry.partition, Some(entry.offset).filter(|at| *at >= 0))
+                .map(|entry| CommittedOffset {
+                    topic: text(entry.topic).into_owned(),
+                    partition: entry.partition,
+                    next_offset: Some(entry.offset).filter(|at| *at >= 0),
+                    leader_epoch: Some(rd::rd_kafka_topic_partition_get_leader_epoch(entry))
+                        .filter(|epoch| *epoch >= 0),
                 })
                 .collect()
         }
@@ -522,6 +538,23 @@ pub(crate) fn add_bootstrap_servers<C: ClientContext>(client: &Client<C>) {
     };
     // SAFETY: client and list live through the call, which copies the list.
     unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), servers.as_ptr()) };
+}
+
+/// Adds a partition to a list, with an offset and the leader epoch of the record before.
+pub(crate) fn add_with_epoch(
+    list: &mut TopicPartitionList,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    leader_epoch: i32,
+) {
+    let Ok(topic) = CString::new(topic) else { return };
+    // SAFETY: the list lives through the call, and the entry it gives is written before anything else is added.
+    unsafe {
+        let entry = rd::rd_kafka_topic_partition_list_add(list.ptr(), topic.as_ptr(), partition);
+        (*entry).offset = offset;
+        rd::rd_kafka_topic_partition_set_leader_epoch(entry, leader_epoch);
+    }
 }
 
 /// The generation in which the consumer is a member of its group; none where it is none.

@@ -102,10 +102,6 @@ impl Desk {
         }
     }
 
-    pub(super) fn confirms_each_batch(&self) -> bool {
-        self.options.commit == Commit::EachBatch
-    }
-
     /// Whether there are records to hand over: of the batch in hand, else of the next. They are held from then on.
     pub(super) fn next(&mut self, link: &Link, state: &mut State) -> Look<Result<Handed>> {
         if link.is_stopped() {

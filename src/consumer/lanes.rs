@@ -18,6 +18,8 @@ pub(super) struct Lane {
     pub(super) next: Option<i64>,
     /// To be sought there before anything more is taken: an offset, or one of librdkafka's logical ones.
     pub(super) seek: Option<i64>,
+    /// The leader epoch of the record before: librdkafka then asks whether the log still has that.
+    pub(super) seek_epoch: Option<i32>,
     /// Not before this.
     pub(super) seek_at: Option<Instant>,
     /// Nothing is fetched, because too much is delivered beyond the watermark.
@@ -36,7 +38,23 @@ pub(super) struct Lane {
 pub(super) struct Start {
     pub(super) committed: Option<i64>,
     pub(super) first: Option<i64>,
+    /// The leader epoch of the record before `committed`.
+    pub(super) committed_epoch: Option<i32>,
     pub(super) is_checked: bool,
+    /// It was sought in such a way that librdkafka looked whether the log lost its end.
+    pub(super) has_looked: bool,
+}
+
+impl Start {
+    /// Where it has to be read from again, before this first record counts: another leader wrote it than the one before
+    /// what is committed. If the log lost its end to that one's election, and has outgrown what it was since, some records
+    /// would be skipped. librdkafka looks for that at a seek, and not at a start.
+    pub(super) fn look_from(&mut self, offset: i64, leader_epoch: Option<i32>) -> Option<(i64, i32)> {
+        let (committed, before) = self.committed.zip(self.committed_epoch)?;
+        let is_due = !self.has_looked && !self.is_checked && committed <= offset && before < leader_epoch?;
+        self.has_looked |= is_due;
+        is_due.then_some((committed, before))
+    }
 }
 
 impl Lane {
@@ -48,6 +66,7 @@ impl Lane {
             partition,
             next: None,
             seek: None,
+            seek_epoch: None,
             seek_at: None,
             is_paused: false,
             progress,
@@ -115,5 +134,23 @@ impl Lanes {
 
     pub(super) fn out_of_place(&mut self) -> impl Iterator<Item = &mut Lane> {
         self.lanes.iter_mut().flatten().filter(|lane| lane.seek.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Start;
+
+    #[test]
+    fn a_start_is_looked_at_once_and_only_where_the_leader_changed() {
+        let start = || Start { committed: Some(10), committed_epoch: Some(3), ..Start::default() };
+        assert_eq!(start().look_from(10, Some(3)), None, "the same leader");
+        assert_eq!(start().look_from(10, None), None, "a broker that tells no epochs");
+        assert_eq!(start().look_from(7, Some(4)), None, "it starts lower anyhow");
+        assert_eq!(Start { committed_epoch: None, ..start() }.look_from(10, Some(4)), None);
+        assert_eq!(Start::default().look_from(0, Some(4)), None, "nothing is committed");
+        let mut changed = start();
+        assert_eq!(changed.look_from(12, Some(4)), Some((10, 3)));
+        assert_eq!(changed.look_from(10, Some(4)), None, "once");
     }
 }

@@ -359,7 +359,6 @@ impl Consumer {
                 Err(error) => Err(error),
             };
             match handled {
-                Ok(true) if self.desk.confirms_each_batch() => self.confirm(false)?,
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 /// When offsets are committed. Either way only after the handler returned `Ok`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commit {
-    /// Every batch waits for the confirmation of its commit before the next is handed over. A crash repeats one batch.
+    /// Every batch waits for the confirmation of its commit before the next is handed over, for as long as that takes. A
+    /// crash repeats one batch.
     EachBatch,
     /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile.
     Overlapped {

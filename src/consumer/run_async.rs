@@ -79,7 +79,6 @@ impl Consumer {
                 Err(error) => Err(error),
             };
             match handled {
-                Ok(true) if self.desk.confirms_each_batch() => self.confirm_async(false).await?,
                 Ok(true) => {}
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),

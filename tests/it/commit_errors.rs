@@ -116,6 +116,36 @@ fn a_late_answer_is_matched() {
     assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(2));
 }
 
+/// A commit that stays unanswered for long holds a run up, and does not end it: the next batch waits.
+#[test]
+fn a_run_waits_for_a_late_answer() {
+    use kafka_envelope::Commit;
+    for commit in [Commit::EachBatch, Commit::default()] {
+        let broker = broker_with(3);
+        let builder = consumer(broker.bootstrap_servers(), "g", "t").batch_size(1).commit(commit);
+        let mut consumer = builder.idle_timeout(Duration::from_secs(60)).build().unwrap();
+        let stopper = consumer.stopper();
+        let (mut handled, mut confirmed_late) = (0, None);
+        let run = consumer.run(|_: &Batch<u64>| {
+            handled += 1;
+            match handled {
+                1 => broker.delay(Duration::from_secs(8)).unwrap(),
+                2 => {
+                    broker.delay(Duration::ZERO).unwrap();
+                    confirmed_late = committed(broker.bootstrap_servers(), "g", "t", 0);
+                }
+                _ => stopper.stop(),
+            }
+            Ok(())
+        });
+        assert_eq!(run.unwrap().records, 3, "{commit:?}");
+        if commit == Commit::EachBatch {
+            assert_eq!(confirmed_late, Some(1));
+        }
+        assert_eq!(committed(broker.bootstrap_servers(), "g", "t", 0), Some(3), "{commit:?}");
+    }
+}
+
 /// While commits fail, no more than `max_batches` batches are handled; once they succeed, handling goes on.
 #[test]
 fn handling_waits_at_the_bound() {

@@ -2,25 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use futures_executor::block_on;
 use kafka_envelope::{Batch, Consumer, OffsetReset};
+use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use crate::support::kafka::{admin, admin_options};
+use crate::support::kafka::delete_records;
 use crate::support::{
     Broker, TestTopic, committed, consume_all, consumer, create_topic_with, envelope, eventually, group, keep_logs,
     logged, produce_numbers, produce_raw, shared_broker, unique,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The log's start moves up to this offset.
-fn delete_records(broker: &str, topic: &str, before: i64) {
-    let mut offsets = TopicPartitionList::new();
-    offsets.add_partition_offset(topic, 0, Offset::Offset(before)).unwrap();
-    block_on(admin(broker).delete_records(&offsets, &admin_options())).unwrap();
-}
 
 /// Handles so many records, and returns them.
 fn take(consumer: &mut Consumer, count: usize) -> Vec<u64> {
@@ -62,7 +54,7 @@ fn records_that_are_gone_at_the_start_are_reported() {
         assert!(before.health().resets().is_empty());
         drop(before);
         produce_numbers(broker, &topic, 0, 3..20);
-        delete_records(broker, &topic, 8);
+        delete_records(broker, &topic, &[(0, 8)]);
 
         let config = [("auto.offset.reset", policy)];
         let mut after = consumer(broker, &group, &topic).config(config).idle_timeout(PATIENCE).build().unwrap();
@@ -135,7 +127,7 @@ fn records_that_go_during_a_run_are_reported() {
                 .run(|batch: &Batch<u64>| {
                     seen.push(batch[0].payload);
                     if seen.len() == 1 {
-                        delete_records(broker, topic, 30);
+                        delete_records(broker, topic, &[(0, 30)]);
                         cut.send(()).unwrap();
                     }
                     Ok(())

@@ -95,7 +95,9 @@ impl Scenario {
     fn follow(&mut self, member: &Worker, records: usize) {
         let before = self.by_member.get(&member.pid()).copied().unwrap_or_default();
         while self.by_member.get(&member.pid()).copied().unwrap_or_default() < before + records {
-            self.note(member.pid(), member.next(PATIENCE));
+            let handled = member.try_next(PATIENCE);
+            let handled = handled.unwrap_or_else(|_| panic!("{} is silent; last were {:?}", member.pid(), self.owners));
+            self.note(member.pid(), handled);
         }
     }
 

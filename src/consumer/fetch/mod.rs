@@ -86,6 +86,8 @@ pub(super) struct Fetch {
     is_drained: bool,
     watch: Watch,
     topics: Topics,
+    /// Partitions of which it was said that nothing is committed.
+    told_bare: HashSet<PartitionId>,
     /// Partitions that were paused when they went away: librdkafka keeps that until their next assignment.
     left_paused: HashSet<PartitionId>,
     /// Commits that failed in a row, and when the next may be sent.
@@ -111,6 +113,7 @@ impl Fetch {
             is_drained: true,
             watch: Watch::new(),
             topics: Topics::default(),
+            told_bare: HashSet::new(),
             left_paused: HashSet::new(),
             commit_failures: 0,
             unknown_since: None,

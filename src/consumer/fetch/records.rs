@@ -18,7 +18,7 @@ use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::Ready;
 use crate::message::arena::{Arena, NewRecord, Source, TimestampType, encode_header};
-use crate::native::Taken;
+use crate::native::{self, Taken};
 use crate::refusal::{Refusal, RefusalKind};
 
 /// The most records taken at once, so that a huge `batch_size` needs no huge list of pointers.
@@ -74,7 +74,7 @@ impl Fetch {
             if let Some(epoch) = state.ledger.epoch(lane.id) {
                 lane.epoch = epoch;
             }
-            (lane.next, lane.seek) = (None, Some(0));
+            (lane.next, lane.seek, lane.seek_epoch) = (None, Some(0), None);
             lane.start.is_checked = true;
         }
     }
@@ -85,12 +85,18 @@ impl Fetch {
         for lane in self.lanes.out_of_place().filter(|lane| lane.seek_at.is_none_or(|at| at <= now)) {
             let Some(offset) = lane.seek else { continue };
             let mut target = TopicPartitionList::new();
-            let sought = target
-                .add_partition_offset(&lane.topic, lane.partition, Offset::from_raw(offset))
+            let added = match lane.seek_epoch {
+                Some(epoch) => {
+                    native::add_with_epoch(&mut target, &lane.topic, lane.partition, offset, epoch);
+                    Ok(())
+                }
+                None => target.add_partition_offset(&lane.topic, lane.partition, Offset::from_raw(offset)),
+            };
+            let sought = added
                 .and_then(|()| self.reader.consumer().seek_partitions(target, SEEK_TIMEOUT))
                 .and_then(|sought| sought.elements().iter().try_for_each(|element| element.error()));
             match sought {
-                Ok(()) => lane.seek = None,
+                Ok(()) => (lane.seek, lane.seek_epoch) = (None, None),
                 // Not being fetched yet, or not any more: a later turn tries again.
                 Err(error) => log::debug!("seek of {}:{} to {offset}: {error}", lane.topic, lane.partition),
             }
@@ -176,6 +182,12 @@ impl Fetch {
                 }
                 return;
             }
+            if lane.next.is_none() {
+                if let Some((from, epoch)) = lane.start.look_from(offset, record.leader_epoch()) {
+                    (lane.seek, lane.seek_epoch) = (Some(from), Some(epoch));
+                    return;
+                }
+            }
             if lane.next.is_some_and(|next| offset < next) {
                 lane.seek = Some(offset);
                 rewound.push((lane.id, offset));
@@ -233,7 +245,8 @@ impl Fetch {
                 state.ledger.rewound(id, offset);
                 let (topic, partition) = (&*name.topic, name.partition);
                 log::warn!(
-                    "{topic}:{partition} starts again at {offset}, {expected} was expected: the topic was made anew"
+                    "{topic}:{partition} starts again at {offset}, {expected} was expected: the log lost its end, or the \
+                     topic was made anew"
                 );
                 if let (Some(lane), Some(epoch)) = (lanes.get_mut(id), state.ledger.epoch(id)) {
                     lane.epoch = epoch;

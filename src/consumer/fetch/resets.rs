@@ -9,13 +9,11 @@ use crate::consumer::fetch::Fetch;
 use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::PartitionId;
 use crate::consumer::progress::OffsetReset;
+use crate::native::CommittedOffset;
 
 /// How long an assignment waits to be told what is committed. librdkafka asks for the same before it fetches, so while
 /// nobody answers nothing is missed.
 const COMMITTED_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A topic, a partition, and the offset that is committed of it, if there is one.
-pub(super) type Committed = (String, i32, Option<i64>);
 
 /// A record that came at another offset than the expected one.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +61,7 @@ impl Fetch {
     }
 
     /// What the group has committed for these partitions, as far as the broker tells in time.
-    pub(super) fn committed<'a>(&self, partitions: impl Iterator<Item = (&'a str, i32)>) -> Vec<Committed> {
+    pub(super) fn committed<'a>(&self, partitions: impl Iterator<Item = (&'a str, i32)>) -> Vec<CommittedOffset> {
         // A client that is being closed starts nothing any more.
         let is_closing = self.link.lock().closing.is_some();
         let mut partitions = partitions.peekable();
@@ -74,17 +72,32 @@ impl Fetch {
     }
 
     /// These partitions were assigned with this committed.
-    pub(super) fn starts_after(&mut self, committed: &[Committed]) {
-        for (topic, partition, offset) in committed {
+    pub(super) fn starts_after(&mut self, committed: &[CommittedOffset]) {
+        let mut bare = Vec::new();
+        for CommittedOffset { topic, partition, next_offset: offset, leader_epoch } in committed {
             let Some(lane) = self.lanes.named(topic, *partition) else { continue };
             // With nothing committed and `auto.offset.reset=latest`, only librdkafka knows where it starts.
             if offset.is_some() || !self.options.resets_to_end {
                 lane.progress.committed(*offset);
             }
-            lane.start.committed = *offset;
-            if offset.is_none() {
-                lane.start.is_checked = true;
+            (lane.start.committed, lane.start.committed_epoch) = (*offset, *leader_epoch);
+            if offset.is_some() {
+                self.told_bare.remove(&lane.id);
+                continue;
             }
+            lane.start.is_checked = true;
+            if self.told_bare.insert(lane.id) {
+                bare.push(format!("{topic}:{partition}"));
+            }
+        }
+        if !bare.is_empty() {
+            // A new group, a new partition, or commits that expired or were deleted: the broker tells no difference.
+            let (level, from) = match self.options.resets_to_end {
+                true => (log::Level::Warn, "from the end, and what stands before is not"),
+                false => (log::Level::Info, "as `auto.offset.reset` says"),
+            };
+            let (group, bare) = (&self.options.group, bare.join(", "));
+            log::log!(level, "group {group} has nothing committed of {bare}: it is read {from}");
         }
     }
 
@@ -94,6 +107,13 @@ impl Fetch {
             let start = &mut lane.start;
             let (wanted, came) = start.committed.zip(start.first).filter(|_| !start.is_checked)?;
             start.is_checked = true;
+            if came < wanted {
+                log::warn!(
+                    "{}:{} starts at {came}, {wanted} is committed: the log lost its end, or the topic was made anew",
+                    lane.topic,
+                    lane.partition
+                );
+            }
             Some(Gap { id: lane.id, wanted, came })
         };
         let gaps: Vec<_> = self.lanes.iter_mut().filter_map(gap).collect();

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::history::{Line, Micros, What};
+use super::service::PARTITIONS;
+
+/// In what the library logs where it reads a partition from an earlier offset on.
+const STARTS_AGAIN: &str = "made anew";
 
 /// A partition and an offset in it.
 pub(super) type Place = (i32, i64);
 
 /// All that is known of a run.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Evidence {
     /// What is in the log at the end, markers and aborted records not counted.
     pub(super) log: Vec<Place>,
@@ -31,6 +35,8 @@ pub(super) struct Seen {
 
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Verdict {
+    /// How many the log has.
+    pub(super) records: usize,
     /// Acknowledged records that the log does not have, and records of the log that nobody handled.
     pub(super) lost: Vec<Place>,
     /// How often records were handled again.
@@ -70,8 +76,41 @@ impl Verdict {
 }
 
 impl Evidence {
+    /// Of the services only what they handled of one generation of records.
+    pub(super) fn of_generation(mut self, generation: i32) -> Evidence {
+        for line in self.services.iter_mut().flatten() {
+            if let What::Handled { records, .. } = &mut line.what {
+                records.retain(|(partition, _)| partition / PARTITIONS == generation);
+                records.iter_mut().for_each(|(partition, _)| *partition %= PARTITIONS);
+            }
+        }
+        let is_other = |line: &Line| matches!(&line.what, What::Handled { records, .. } if records.is_empty());
+        self.services.iter_mut().for_each(|lines| lines.retain(|line| !is_other(line)));
+        self
+    }
+
+    /// How many records were handled, each as often as it was, up to then.
+    pub(super) fn handled_until(&self, until: Micros) -> usize {
+        let lines = self.services.iter().flatten().filter(|line| line.at <= until);
+        let records = lines.filter_map(|line| match &line.what {
+            What::Handled { records, .. } => Some(records),
+            _ => None,
+        });
+        records.flatten().map(|(_, (first, last))| (last - first + 1) as usize).sum()
+    }
+
+    /// When services logged lines with this part, and the lines.
+    pub(super) fn logged(&self, part: &str) -> Vec<(Micros, String)> {
+        let lines = self.services.iter().flatten();
+        let logged = lines.filter_map(|line| match &line.what {
+            What::Logged { line: text } if text.contains(part) => Some((line.at, text.clone())),
+            _ => None,
+        });
+        logged.collect()
+    }
+
     pub(super) fn check(&self) -> Verdict {
-        let mut verdict = Verdict::default();
+        let mut verdict = Verdict { records: self.log.len(), ..Verdict::default() };
         let handled = self.handled();
 
         let in_log: BTreeSet<Place> = self.log.iter().copied().collect();
@@ -182,14 +221,20 @@ impl Evidence {
         let log: BTreeSet<Place> = self.log.iter().copied().collect();
         for lines in &self.services {
             let mut next: HashMap<i32, i64> = HashMap::new();
+            // Those that have started again, since that was told of last.
+            let mut again: Option<BTreeSet<i32>> = None;
             for line in lines {
                 match &line.what {
                     What::Assigned { partitions } => partitions.iter().for_each(|partition| {
                         next.remove(partition);
                     }),
+                    What::Logged { line } if line.contains(STARTS_AGAIN) => again = Some(BTreeSet::new()),
                     What::Handled { records, .. } => {
                         for (partition, (first, last)) in records {
                             let next = next.entry(*partition).or_insert(*first);
+                            if first < next && again.as_mut().is_some_and(|again| again.insert(*partition)) {
+                                *next = *first;
+                            }
                             if first < next {
                                 verdict.disordered.push((*partition, *first));
                             } else {

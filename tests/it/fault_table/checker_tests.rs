@@ -37,7 +37,7 @@ fn check(spoil: impl FnOnce(&mut Evidence)) -> Verdict {
 #[test]
 fn a_good_history_has_no_faults() {
     let verdict = good().check();
-    assert_eq!(verdict, Verdict { duplicates: 2, longest_stall: 20, ..Verdict::default() });
+    assert_eq!(verdict, Verdict { records: 10, duplicates: 2, longest_stall: 20, ..Verdict::default() });
     assert!(verdict.faults().is_empty());
 }
 

@@ -45,7 +45,7 @@ fn row_05_frozen_broker() {
     for service in &running {
         scene.until_it_handles(*service, 500, SOON);
     }
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let bound = (freezes * 3) as u64 * scene.service.records_at_risk();
     assert_eq!(scene.logged("MAXPOLL"), [""; 0]);
     let verdict = scene.finish(SOON);

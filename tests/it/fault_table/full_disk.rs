@@ -39,7 +39,7 @@ fn row_17_full_disk() {
     for service in running {
         scene.until_it_handles(service, 500, SOON);
     }
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let bound = running.len() as u64 * scene.service.records_at_risk();
     let verdict = scene.finish(SOON);
     Report::of(17, FAULT, 1, records, &verdict, bound).file();

@@ -45,7 +45,7 @@ pub(super) enum What {
     Ended {
         error: Option<String>,
     },
-    /// A line of the library's log, of level warn or error.
+    /// A line of the library's log, of level info, warn or error.
     Logged {
         line: String,
     },

@@ -102,7 +102,7 @@ fn row_20_bad_input() {
     for service in services {
         assert!(scene.worker(service).ended().is_none(), "a service ended");
     }
-    let verdict = scene.verdict(log.iter().copied().filter(|place| !buried.contains(place)).collect());
+    let verdict = scene.evidence(log.iter().copied().filter(|place| !buried.contains(place)).collect()).check();
     // The second service joins: a batch whose letters are written, and which goes before it is handled, is written again.
     let bound = 2 * scene.service.batch as u64;
     let mut report = Report::of(20, "values that cannot be read", injected, log.len(), &verdict, bound);

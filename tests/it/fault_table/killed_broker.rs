@@ -28,7 +28,7 @@ fn row_06_killed_broker() {
     for service in &running {
         scene.until_it_handles(*service, 500, SOON);
     }
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
     let failures = scene.load.failures();
     assert!(failures.is_empty(), "{failures:?}");
@@ -59,7 +59,7 @@ fn row_06_killed_brokers_of_three() {
     for service in &running {
         scene.until_it_handles(*service, 500, SOON);
     }
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
     let failures = scene.load.failures();
     assert!(failures.is_empty(), "{failures:?}");

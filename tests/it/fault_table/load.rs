@@ -13,6 +13,11 @@ use super::checker::Place;
 /// So many are on their way at a time.
 const WAVE: usize = 200;
 
+/// More than anybody waits for: for a load that is stopped.
+pub(super) const ENDLESS: usize = 5_000_000;
+/// The numbers of a later load start at a multiple of this: in a topic made anew the offsets come again, and these do not.
+pub(super) const GENERATION: usize = 10_000_000;
+
 /// What each record carries, a kilobyte in all.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Payload {
@@ -43,10 +48,34 @@ pub(super) struct Load {
 
 impl Load {
     /// `rate` in records a second; without one as fast as it goes.
+    /// One of several of a scene, the first is generation 0.
+    pub(super) fn of_generation(
+        generation: usize,
+        bootstrap: &str,
+        topic: &str,
+        partitions: i32,
+        records: usize,
+        rate: Option<usize>,
+    ) -> Load {
+        let producer = Producer::builder("load", bootstrap).build().unwrap();
+        Load::run(producer, topic, partitions, generation * GENERATION, records, rate)
+    }
+
     pub(super) fn start_with(
         producer: Producer,
         topic: &str,
         partitions: i32,
+        records: usize,
+        rate: Option<usize>,
+    ) -> Load {
+        Load::run(producer, topic, partitions, 0, records, rate)
+    }
+
+    fn run(
+        producer: Producer,
+        topic: &str,
+        partitions: i32,
+        first_number: usize,
         records: usize,
         rate: Option<usize>,
     ) -> Load {
@@ -67,7 +96,7 @@ impl Load {
                 let sent: Vec<_> = numbers
                     .map(|number| {
                         let partition = number as i32 % partitions;
-                        producer.send(&topic, &Message::new(Payload::new(number)).partition(partition))
+                        producer.send(&topic, &Message::new(Payload::new(first_number + number)).partition(partition))
                     })
                     .collect();
                 for pending in sent {
@@ -99,6 +128,7 @@ impl Load {
         self.reported.load(Ordering::Relaxed)
     }
 
+    #[allow(dead_code)]
     /// Why records were not acknowledged.
     pub(super) fn failures(&self) -> Vec<String> {
         self.failures.lock().unwrap().clone()

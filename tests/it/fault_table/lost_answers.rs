@@ -32,7 +32,7 @@ fn row_09_lost_answers() {
         scene.until_it_handles(service, 500, SOON);
     }
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let verdict = scene.finish(SOON);
     Report::of(9, "answers to commits are lost", proxy.treated(), records, &verdict, 0).file();
 }
@@ -54,7 +54,7 @@ fn row_25_answers_after_their_timeout() {
         scene.until_it_handles(service, 500, SOON);
     }
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let verdict = scene.finish(SOON);
     Report::of(25, "answers to commits come after their timeout", proxy.treated(), records, &verdict, 0).file();
 }
@@ -87,7 +87,7 @@ fn row_25_answers_after_a_deadline() {
         scene.until_it_handles(*service, 500, SOON);
     }
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let bound = (rounds * 2 * 3) as u64 * scene.service.records_at_risk();
     let verdict = scene.finish(SOON);
     Report::of(25, "answers to commits come after a deadline", proxy.treated(), records, &verdict, bound).file();

@@ -18,9 +18,11 @@ mod scene;
 mod service;
 mod watcher;
 
+#[allow(unused_imports)]
 #[cfg(all(feature = "sasl", feature = "ssl"))]
 mod access;
 mod clocks;
+mod clusters;
 mod frozen_broker;
 mod full_disk;
 mod handlers;
@@ -29,13 +31,15 @@ mod input;
 mod killed_broker;
 mod kills;
 mod lost_answers;
+mod members;
 mod moved_broker;
 mod network;
+mod offsets;
 mod producer_outages;
 mod quotas;
 mod soak;
+mod topics;
 mod transactions;
-
 use report::Report;
 use scene::{Scene, Setup};
 use service::{Commits, Work};

@@ -42,7 +42,7 @@ fn row_30_moved_broker() {
     }
     let failures = scene.load.failures();
     assert!(failures.is_empty(), "{failures:?}");
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let bound = (moves * running.len()) as u64 * scene.service.records_at_risk();
     let verdict = scene.finish(SOON);
     Report::of(30, "the broker moves to another address", moves, records, &verdict, bound).file();

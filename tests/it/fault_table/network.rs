@@ -103,7 +103,7 @@ fn start(proxy: &Proxy, broker: &Broker) -> Scene {
 }
 
 fn report(mut scene: Scene, fault: &'static str, times: usize) {
-    let records = scene.end_load(SOON);
+    let records = scene.end_loads(SOON);
     let bound = (times * 3) as u64 * scene.service.records_at_risk();
     let verdict = scene.finish(SOON);
     Report::of(8, fault, times, records, &verdict, bound).file();

@@ -32,6 +32,8 @@ pub(super) struct Setup<'a> {
     /// Records a second that are produced; without as fast as it goes.
     pub(super) rate: Option<usize>,
     pub(super) topic_settings: &'a [(&'a str, &'a str)],
+    /// The partitions whose commits are watched, where there will be more later.
+    pub(super) partitions_later: Option<i32>,
 }
 
 impl<'a> Setup<'a> {
@@ -45,6 +47,7 @@ impl<'a> Setup<'a> {
             records,
             rate: None,
             topic_settings: &[],
+            partitions_later: None,
         }
     }
 
@@ -64,6 +67,8 @@ pub(super) struct Scene {
     pub(super) topic: String,
     pub(super) group: String,
     pub(super) load: Load,
+    /// Later ones, of the generations from 1 on.
+    pub(super) more_loads: Vec<Load>,
     pub(super) watcher: Watcher,
     /// What every service of this scene starts from.
     pub(super) service: Service,
@@ -92,6 +97,7 @@ impl Scene {
             records,
             rate,
             topic_settings,
+            partitions_later,
         } = setup;
         let (topic, group) = (unique("topic"), unique("group"));
         create_topic_with(bootstrap, &topic, partitions, topic_settings);
@@ -103,7 +109,8 @@ impl Scene {
         Scene {
             bootstrap: bootstrap.into(),
             load: Load::start_with(producer, &topic, partitions, records, rate),
-            watcher: Watcher::start(bootstrap, &group, &topic, partitions),
+            watcher: Watcher::start(bootstrap, &group, &topic, partitions_later.unwrap_or(partitions)),
+            more_loads: Vec::new(),
             service: Service::new(services_bootstrap.unwrap_or(bootstrap), &topic, &group),
             topic,
             group,
@@ -194,20 +201,20 @@ impl Scene {
         eventually(deadline, "a batch is handled", || self.lines(number).iter().any(is_later).then_some(()));
     }
 
-    /// Ends the load where it is, and returns how many records it has.
+    /// Ends all loads where they are, and returns how many records they have.
     #[track_caller]
-    pub(super) fn end_load(&mut self, patience: Duration) -> usize {
-        self.load.stop();
+    pub(super) fn end_loads(&mut self, patience: Duration) -> usize {
+        self.loads().for_each(Load::stop);
         let mut last = (0, Instant::now());
-        eventually(Duration::MAX, "the load ends", || {
-            let reported = self.load.reported();
+        eventually(FOR_EVER, "the loads end", || {
+            let reported = self.reported();
             if reported != last.0 {
                 last = (reported, Instant::now());
             }
             assert!(last.1.elapsed() < patience, "no record is reported since {patience:?}");
-            self.load.is_done().then_some(())
+            self.loads().all(Load::is_done).then_some(())
         });
-        self.load.reported()
+        self.reported()
     }
 
     /// Tells a service to end, and waits for that, whatever it answers. It may take so long.
@@ -230,27 +237,37 @@ impl Scene {
         logged.collect()
     }
 
-    /// Waits for the end of the load, and until all of the log is committed. Then stops all services that still run, and
-    /// checks.
-    #[track_caller]
-    pub(super) fn finish(self, patience: Duration) -> Verdict {
-        self.finish_with_log(patience).1
+    /// Produces once more, beside what may still be produced.
+    pub(super) fn load_again(&mut self, partitions: i32, records: usize, rate: Option<usize>) {
+        let generation = self.more_loads.len() + 1;
+        let load = Load::of_generation(generation, &self.bootstrap, &self.topic, partitions, records, rate);
+        self.more_loads.push(load);
     }
 
-    /// The same, with what the log has.
+    fn loads(&self) -> impl Iterator<Item = &Load> {
+        std::iter::once(&self.load).chain(&self.more_loads)
+    }
+
+    /// How many records are acknowledged or reported as failed.
+    pub(super) fn reported(&self) -> usize {
+        self.loads().map(Load::reported).sum()
+    }
+
+    /// Waits for the end of the load, and until all of the log is committed. Then stops all services that still run, and
+    /// checks. `patience` is for a time in which nothing goes on.
     #[track_caller]
-    pub(super) fn finish_with_log(mut self, patience: Duration) -> (Vec<Place>, Verdict) {
+    pub(super) fn finish(self, patience: Duration) -> Verdict {
+        self.finish_with(patience, |_| ())
+    }
+
+    /// The same where some of it is to be seen in another light.
+    #[track_caller]
+    pub(super) fn finish_with(mut self, patience: Duration, see: impl FnOnce(&mut Evidence)) -> Verdict {
         let log = self.until_committed(patience);
-        for service in &mut self.services {
-            if service.worker.ended().is_none() {
-                service.worker.sigterm();
-            }
-        }
-        for service in &mut self.services {
-            service.worker.wait(Duration::from_secs(30));
-        }
-        let verdict = self.verdict(log.clone());
-        (log, verdict)
+        self.stop_services();
+        let mut evidence = self.evidence(log);
+        see(&mut evidence);
+        evidence.check()
     }
 
     /// Waits for the end of the load, and until all of the log is committed, and returns that. `patience` is for a time in
@@ -260,12 +277,12 @@ impl Scene {
         let mut ends: Option<(Vec<Place>, BTreeMap<i32, i64>)> = None;
         let mut last = ((0, 0), Instant::now());
         eventually(FOR_EVER, "all is committed", || {
-            let now = (self.load.reported(), self.handled());
+            let now = (self.reported(), self.handled());
             if last.0 != now {
                 last = (now, Instant::now());
             }
             assert!(last.1.elapsed() < patience, "nothing since {patience:?}: {now:?} are reported and handled");
-            if !self.load.is_done() {
+            if !self.loads().all(Load::is_done) {
                 return None;
             }
             let (_, ends) = ends.get_or_insert_with(|| {
@@ -297,16 +314,28 @@ impl Scene {
         records.flatten().flat_map(places).collect()
     }
 
-    /// Holds against this log what is known so far.
-    pub(super) fn verdict(&mut self, log: Vec<Place>) -> Verdict {
+    /// Tells all that still run to end, and waits for it.
+    #[track_caller]
+    pub(super) fn stop_services(&mut self) {
+        for service in &mut self.services {
+            if service.worker.ended().is_none() {
+                service.worker.sigterm();
+            }
+        }
+        for service in &mut self.services {
+            service.worker.wait(Duration::from_secs(30));
+        }
+    }
+
+    /// What is known so far, with this log.
+    pub(super) fn evidence(&mut self, log: Vec<Place>) -> Evidence {
         self.read_on();
-        let evidence = Evidence {
+        Evidence {
             log,
-            acknowledged: self.load.acknowledged(),
+            acknowledged: self.loads().flat_map(Load::acknowledged).collect(),
             services: self.services.iter().map(|service| service.reading.lines.clone()).collect(),
             committed: self.watcher.seen(),
-        };
-        evidence.check()
+        }
     }
 
     fn read_on(&mut self) {
@@ -322,6 +351,13 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.read_on();
+            for (number, service) in self.services.iter().enumerate() {
+                let last = service.reading.lines.iter().rev().take(12).map(|line| format!("{line:?}"));
+                eprintln!("service {number}, the last first:\n{}", last.collect::<Vec<_>>().join("\n"));
+            }
+        }
         // They write there.
         self.services.clear();
         let _ = fs::remove_dir_all(&self.dir);

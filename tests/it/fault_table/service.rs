@@ -6,16 +6,20 @@ use std::thread;
 use std::time::Duration;
 
 use kafka_envelope::{
-    Backoff, Batch, Commit, Consumer, HandlerError, Message, OnError, OnUndecodable, Outbox, TransactionalProducer,
+    Backoff, Batch, Commit, Consumer, HandlerError, Message, OnError, OnUndecodable, Outbox, Received,
+    TransactionalProducer,
 };
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use serde::{Deserialize, Serialize};
 
 use super::history::{History, Offsets, What, ranges};
-use super::load::Payload;
+use super::load::{GENERATION, Payload};
 use crate::support::Worker;
 
 const TEST: &str = "fault_table::service::a_service";
+
+/// By so much the partitions of one generation of records are written higher than those of the one before.
+pub(super) const PARTITIONS: i32 = 1_000;
 
 /// What a service is built with.
 #[derive(Clone, Serialize, Deserialize)]
@@ -165,7 +169,11 @@ impl Service {
 
 /// The records of a batch, as they are written down.
 fn records(batch: &Batch<Payload>) -> Vec<(i32, Offsets)> {
-    ranges(batch.iter().map(|record| (record.partition(), record.offset())))
+    let place = |record: &Received<'_, Payload>| {
+        let generation = record.payload.number / GENERATION;
+        (record.partition() + generation as i32 * PARTITIONS, record.offset())
+    };
+    ranges(batch.iter().map(place))
 }
 
 /// `number` counts the calls.
@@ -224,7 +232,7 @@ fn a_service() {
     }
 }
 
-/// Keeps of the library's log, and of librdkafka's, what tells of partitions, and what is worth a warning.
+/// Keeps of the library's log, and of librdkafka's, what tells of partitions, and what is told.
 struct Lines(&'static History);
 
 impl Log for Lines {
@@ -245,7 +253,7 @@ impl Log for Lines {
             self.0.write(What::Revoked { partitions: partitions() });
         } else if line.starts_with("lost ") {
             self.0.write(What::Lost { partitions: partitions() });
-        } else if record.level() <= Level::Warn {
+        } else if record.level() <= Level::Info {
             self.0.write(What::Logged { line });
         }
     }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -139,6 +139,43 @@ pub(crate) fn delete_topic(bootstrap: &str, name: &str) {
         // All topics are asked for: a name alone would create it where the broker allows that.
         let metadata = admin.inner().fetch_metadata(None, REQUEST).ok()?;
         (!metadata.topics().iter().any(|topic| topic.name() == name)).then_some(())
+    });
+}
+
+/// The log of each of these partitions starts at this offset from now on.
+pub(crate) fn delete_records(bootstrap: &str, topic: &str, before: &[(i32, i64)]) {
+    let mut offsets = TopicPartitionList::new();
+    for (partition, before) in before {
+        offsets.add_partition_offset(topic, *partition, Offset::Offset(*before)).unwrap();
+    }
+    let deleted = block_on(admin(bootstrap).delete_records(&offsets, &admin_options())).unwrap();
+    deleted.elements().iter().for_each(|element| element.error().unwrap());
+}
+
+/// The topic has so many partitions from now on. Returns once the broker tells of all of them.
+pub(crate) fn create_partitions(bootstrap: &str, topic: &str, partitions: i32) {
+    let admin = admin(bootstrap);
+    let wanted = NewPartitions::new(topic, partitions as usize);
+    for created in block_on(admin.create_partitions([&wanted], &admin_options())).unwrap() {
+        created.unwrap();
+    }
+    eventually(PATIENCE, "every partition has a leader", || {
+        let metadata = admin.inner().fetch_metadata(Some(topic), REQUEST).ok()?;
+        let led = metadata.topics().first()?.partitions().iter().filter(|p| p.leader() >= 0).count();
+        (led == partitions as usize).then_some(())
+    });
+}
+
+/// Deletes a group without members, and all that it committed. Returns once the broker has done so.
+pub(crate) fn delete_group(bootstrap: &str, group: &str) {
+    let admin = admin(bootstrap);
+    // Its last member may not be gone yet.
+    eventually(PATIENCE, "the group is deleted", || {
+        block_on(admin.delete_groups(&[group], &admin_options()))
+            .ok()?
+            .into_iter()
+            .all(|group| group.is_ok())
+            .then_some(())
     });
 }
 
