@@ -17,7 +17,7 @@ modules_with() {
         sed 's:^tests/it/::; s:/mod\.rs$::; s:\.rs$::; s:/:\:\::g; s:$:\:\::' | sort
 }
 
-needs_own='(^|[^A-Za-z])Broker::start'
+needs_own='(^|[^A-Za-z])(Broker|Secured)::start|secured_broker'
 not_run=() whys=()
 # leave_out WHY PATTERN: the modules that match cannot run.
 leave_out() {

@@ -204,23 +204,29 @@ fn no_secret_is_shown() {
         mutual.push((name.into(), value));
     }
     let talkative = ("debug".to_owned(), "all".to_owned());
-    let mut shown = Vec::new();
-    for (listener, mut config) in [
+    let cases = [
         (SASL_SSL, login("alice")),
         (SASL_SSL, secured.login("PLAIN", "alice", &format!("{MARK}-wrong"))),
         (SASL_SSL, secured.login("SCRAM-SHA-512", &scram.name, &scram.password)),
         (SASL_SSL, secured.login("SCRAM-SHA-512", &scram.name, &format!("{MARK}-wrong"))),
         (SASL_SSL, secured.login("PLAIN", &format!("{MARK}-user"), MARK)),
         (MUTUAL, mutual),
-    ] {
-        config.push(talkative.clone());
-        let address = secured.address(listener);
-        let builder = Consumer::builder("reader", &address, "g").topics([&topic]).config(config.clone());
-        shown.push(format!("{builder:?} {:?}", Producer::builder("writer", &address).config(config.clone())));
-        for error in [consume(&address, &topic, &config).map(|_| ()), produce(&address, &topic, &config)] {
-            shown.extend(error.err().map(|error| format!("{error} {error:?}")));
-        }
-    }
+    ];
+    let mut shown: Vec<String> = thread::scope(|scope| {
+        let running = cases.map(|(listener, mut config)| {
+            let (talkative, topic) = (talkative.clone(), &topic);
+            scope.spawn(move || {
+                config.push(talkative);
+                let address = secured.address(listener);
+                let reader = Consumer::builder("reader", &address, "g").topics([topic]).config(config.clone());
+                let writer = Producer::builder("writer", &address).config(config.clone());
+                let errors = [consume(&address, topic, &config).map(|_| ()), produce(&address, topic, &config)];
+                let errors = errors.into_iter().filter_map(Result::err).map(|error| format!("{error} {error:?}"));
+                errors.chain([format!("{reader:?} {writer:?}")]).collect::<Vec<_>>()
+            })
+        });
+        running.into_iter().flat_map(|running| running.join().unwrap()).collect()
+    });
     let (address, oauth) = (secured.address(SASL_SSL), secured.login("OAUTHBEARER", "alice", MARK));
     let error = consume(&address, &topic, &oauth).unwrap_err();
     assert!(error.to_string().contains("OAUTHBEARER takes tokens"), "{error}");
