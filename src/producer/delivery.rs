@@ -259,11 +259,10 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, entry: Box<Entry>) {
         let outcome = match result {
             Ok(message) => {
-                let is_over = |refusal: &Refusal| match refusal.kind {
-                    RefusalKind::Topic => refusal.subject.as_deref() == Some(message.topic()),
-                    kind => kind.is_of_connection(),
-                };
-                self.trouble.refusals.over(is_over);
+                self.trouble.refusals.answered();
+                self.trouble.refusals.over(|refusal| {
+                    refusal.kind == RefusalKind::Topic && refusal.subject.as_deref() == Some(message.topic())
+                });
                 Ok(Delivery { partition: message.partition(), offset: message.offset().max(-1) })
             }
             Err((error, message)) => {

@@ -9,6 +9,8 @@ use crate::client;
 
 /// So often one that lasts is reported again.
 const REMINDER: Duration = Duration::from_secs(600);
+/// One of a connection that was met within this time stands, though another connection is answered.
+const LATELY: Duration = Duration::from_secs(10);
 /// One of a connection that was not met for so long is over: brokers are tried every few seconds.
 const FORGOTTEN: Duration = Duration::from_secs(120);
 
@@ -16,7 +18,8 @@ const FORGOTTEN: Duration = Duration::from_secs(120);
 struct Met {
     refusal: Refusal,
     last: Instant,
-    logged: Instant,
+    /// When it was last reported; none where that was held back, because another of the same text had just been.
+    logged: Option<Instant>,
 }
 
 /// Clones are of one client.
@@ -48,14 +51,14 @@ impl Standing {
         };
         let is_news = match all.iter_mut().find(is_same) {
             None => {
-                all.push(Met { refusal: refusal.clone(), last: now, logged: now });
+                all.push(Met { refusal: refusal.clone(), last: now, logged: Some(now) });
                 true
             }
             Some(met) => {
                 met.last = now;
-                let is_late = met.logged + REMINDER <= now;
+                let is_late = met.logged.is_none_or(|logged| logged + REMINDER <= now);
                 if is_late {
-                    met.logged = now;
+                    met.logged = Some(now);
                 }
                 is_late
             }
@@ -76,13 +79,27 @@ impl Standing {
                 for met in standing.lock().iter_mut().filter(|met| met.refusal == plain) {
                     met.refusal = examined.clone();
                 }
-                say(&examined);
+                standing.say(&examined);
             };
             if std::thread::Builder::new().name("kafka-envelope certificate".into()).spawn(examine).is_ok() {
                 return;
             }
         }
-        say(&refusal);
+        self.say(&refusal);
+    }
+
+    fn say(&self, refusal: &Refusal) {
+        client::guarded(|| {
+            let text = refusal.to_string();
+            match client::repeats(&text) {
+                Some(repeated) => log::error!("{text}{repeated}"),
+                None => {
+                    for met in self.lock().iter_mut().filter(|met| met.refusal == *refusal) {
+                        met.logged = None;
+                    }
+                }
+            }
+        });
     }
 
     /// What these were is granted now.
@@ -104,6 +121,11 @@ impl Standing {
         for refusal in over {
             client::guarded(|| log::info!("no longer refused: {refusal}"));
         }
+    }
+
+    /// A broker answers. Others may have refused right now, or another connection to it, so what was met lately stands.
+    pub(crate) fn answered(&self) {
+        self.over_since(LATELY, |refusal| refusal.kind.is_of_connection());
     }
 
     /// Those that were last met this long ago, or longer, are over.
@@ -130,16 +152,6 @@ impl Standing {
     pub(crate) fn connection(&self) -> bool {
         self.any() && self.lock().iter().any(|met| met.refusal.kind.is_of_connection())
     }
-}
-
-fn say(refusal: &Refusal) {
-    client::guarded(|| {
-        // Where many clients meet it, too.
-        let text = refusal.to_string();
-        if let Some(repeated) = client::repeats(&text) {
-            log::error!("{text}{repeated}");
-        }
-    });
 }
 
 #[cfg(test)]

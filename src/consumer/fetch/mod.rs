@@ -213,7 +213,8 @@ impl Fetch {
     /// Brokers answer, so they refuse no connection, and not what `granted` says.
     fn let_in(&self, granted: impl Fn(&Refusal) -> bool) {
         let refusals = &self.reader.consumer().context().trouble.refusals;
-        refusals.over(|refusal| refusal.kind.is_of_connection() || granted(refusal));
+        refusals.answered();
+        refusals.over(granted);
     }
 
     fn serve_events(&mut self) {

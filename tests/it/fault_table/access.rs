@@ -76,6 +76,7 @@ fn row_15_revoked_rights() {
                 break;
             }
             let before = told(&mut scene, first, &says);
+            let over = told(&mut scene, first, "no longer refused");
             revoke(secured.bootstrap(), user, May::Read, right);
             until_told(&mut scene, first, before, &says);
             if is_topic {
@@ -86,6 +87,7 @@ fn row_15_revoked_rights() {
             until_told(&mut scene, third, 0, "no access to ");
             grant(secured.bootstrap(), user, May::Read, right);
             until_it_goes_on(&mut scene);
+            until_told(&mut scene, first, over, "no longer refused");
             times += 1;
         }
         let verdict = scene.finish(SOON);
@@ -132,6 +134,9 @@ fn row_31_expired_credentials() {
                 false => secured.show(SASL_SSL, Days(30)),
             }
             until_it_goes_on(&mut scene);
+            for service in services {
+                until_told(&mut scene, service, times, "no longer refused");
+            }
             times += 1;
         }
         eventually(SOON, "the load ends", || scene.load.is_done().then_some(()));
@@ -139,7 +144,8 @@ fn row_31_expired_credentials() {
         let bound = times as u64 * 2 * scene.service.records_at_risk();
         let verdict = scene.finish(SOON);
         let mut report = Report::of(31, fault, times, records, &verdict, bound);
-        if told != [times; 2] {
+        // Once; again where one of its connections was let in between, and another was not.
+        if told.iter().any(|told| !(times..=2 * times).contains(told)) {
             report.wrong.push(format!("it was reported {told:?} times"));
         }
         report.file();
