@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 . scripts/lib.sh
 
-row=
+row=row_
 for argument in "$@"; do
     case $argument in
         --long) export KAFKA_ENVELOPE_FAULTS_LONG=1 ;;
@@ -19,16 +19,12 @@ done
 libs=$(bash scripts/kafka.sh)
 export KAFKA_ENVELOPE_KAFKA_LIBS=$libs
 ensure_faketime
-mkdir -p "$target/tmp"
-KAFKA_ENVELOPE_FAULTS_TABLE=$(mktemp "$target/tmp/faults.XXXXXX")
-export KAFKA_ENVELOPE_FAULTS_TABLE
-say "building"
 cargo test --all-features --test it --no-run
-echo "| row | fault | times | records | lost | duplicates | bound | longest stall | |"
+log=$target/tmp/faults.log
+mkdir -p "$target/tmp"
+say "all that is printed goes to $log"
+echo "| row | fault | times injected | records | lost | duplicates | bound | longest stall | |"
 echo "|---|---|---|---|---|---|---|---|---|"
-# Lines appear as rows end.
-tail -n +1 -f "$KAFKA_ENVELOPE_FAULTS_TABLE" --pid $$ &
-status=0
-with_broker cargo test -q --all-features --test it -- "fault_table::${row:-}" ${row:+} --test-threads 1 >"$KAFKA_ENVELOPE_FAULTS_TABLE.log" 2>&1 || status=$?
-[ "$status" = 0 ] || tail -n 60 "$KAFKA_ENVELOPE_FAULTS_TABLE.log" >&2
-exit "$status"
+# The lines of the rows out of all that is printed, as they come.
+with_broker cargo test --quiet --all-features --test it -- "::$row" --nocapture --test-threads 1 2>&1 |
+    tee "$log" | sed -u -n -e 's/^[^|]*\(| [0-9]* | .* |\)$/\1/p' -e 's/^.*\(row [0-9]*[:,] .*\)$/\1/p'

@@ -1,8 +1,6 @@
 //! One line a row, for people and for `scripts/faults.sh`.
 
 use std::env;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::time::Duration;
 
 use super::checker::Verdict;
@@ -59,11 +57,10 @@ impl Report {
 
     /// The line of a row that this machine cannot run.
     pub(super) fn cannot(row: u32, fault: &str, why: &str) {
-        Self::write(&format!("| {row} | {fault} | 0 | 0 | - | - | - | - | not run: {why} |"));
+        println!("| {row} | {fault} | 0 | 0 | - | - | - | - | not run: {why} |");
     }
 
-    /// Prints the line, appends it to the file that `KAFKA_ENVELOPE_FAULTS_TABLE` names, and fails where the promise
-    /// does not hold.
+    /// Prints the line, and fails where the promise does not hold.
     #[track_caller]
     pub(super) fn file(mut self) {
         if self.duplicates > self.bound {
@@ -72,18 +69,9 @@ impl Report {
         let Report { row, fault, times, records, lost, duplicates, bound, longest_stall, wrong } = &self;
         let stall = longest_stall.as_secs_f64();
         let holds = if wrong.is_empty() { "holds" } else { "BROKEN" };
-        let line = format!(
+        println!(
             "| {row} | {fault} | {times} | {records} | {lost} | {duplicates} | {bound} | {stall:.1} s | {holds} |"
         );
-        Self::write(&line);
         assert!(wrong.is_empty(), "row {row}, {fault}: {wrong:#?}");
-    }
-
-    fn write(line: &str) {
-        println!("{line}");
-        if let Some(table) = env::var_os("KAFKA_ENVELOPE_FAULTS_TABLE") {
-            let mut table = OpenOptions::new().create(true).append(true).open(table).unwrap();
-            writeln!(table, "{line}").unwrap();
-        }
     }
 }

@@ -101,9 +101,9 @@ fn row_22_soak() {
     let (early, late) = usages.split_at(usages.len() / 2);
     let most = |of: fn(&Usage) -> u64, usages: &[Usage]| usages.iter().map(of).max().unwrap_or(0);
     let mut report = Report::of(22, "random faults", injected, produced, &verdict, at_risk);
-    let resident = |usages| most(|usage| usage.resident_bytes, usages) as f64 / MIB;
-    let threads = |usages| most(|usage| usage.threads as u64, usages);
-    let files = |usages| most(|usage| usage.files as u64, usages);
+    let resident = |usages: &[Usage]| most(|usage| usage.resident_bytes, usages) as f64 / MIB;
+    let threads = |usages: &[Usage]| most(|usage| usage.threads as u64, usages);
+    let files = |usages: &[Usage]| most(|usage| usage.files as u64, usages);
     println!(
         "row 22, first and second half of {} s at most: {:.1} and {:.1} MiB, {} and {} threads, {} and {} file descriptors",
         start.elapsed().as_secs(),
@@ -114,6 +114,8 @@ fn row_22_soak() {
         files(early),
         files(late),
     );
+    let tenths = usages.chunks(usages.len().div_ceil(10)).map(|tenth| format!("{:.1}", resident(tenth)));
+    println!("row 22, MiB in each tenth at most: {}", tenths.collect::<Vec<_>>().join(", "));
     // A short run is not yet flat: buffers still grow to what they need.
     if by_length(false, true) {
         if resident(late) > resident(early) * 1.1 + 4.0 {
