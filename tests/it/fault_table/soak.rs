@@ -47,7 +47,7 @@ fn row_22_soak() {
     scene.service.batch = 50;
     scene.service.work = Work::Takes(Duration::from_millis(2));
     let spared = scene.spawn();
-    let mut others = vec![scene.spawn(), scene.spawn()];
+    let mut others = [scene.spawn(), scene.spawn()];
     scene.until_it_handles(spared, 200, SOON);
 
     let pid = scene.worker(spared).pid();
