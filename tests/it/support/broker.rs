@@ -279,6 +279,9 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of broker {} ends:\n{}", self.bootstrap, self.log_tail());
+        }
         // Before its directory.
         drop(self.process.take());
         let _ = fs::remove_dir_all(&self.dir);
