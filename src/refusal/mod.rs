@@ -69,6 +69,8 @@ impl Refusal {
         let (broker, text) = without_broker(text);
         let kind = match code {
             Code::BrokerTransportFailure if is_about_certificates(text) => RefusalKind::Tls,
+            // A connection that broke in the middle of the log-in.
+            Code::Authentication if text.contains("Local: Broker transport failure") => return None,
             code => kind_of(code)?,
         };
         let subject = match kind {
@@ -251,5 +253,8 @@ mod tests {
         assert!(group.to_string().starts_with("no access to group `g`: GroupAuthorizationFailed"), "{group}");
         assert!(Refusal::of(&KafkaError::Global(Code::BrokerTransportFailure), "a:1/1: Connection refused").is_none());
         assert!(Refusal::of_right(Code::Authentication, "a").is_none());
+        let broke = "sasl_ssl://a:1/1: SASL SCRAM-SHA-512 mechanism handshake failed: Local: Broker transport failure: broker's \
+                     supported mechanisms: (n/a) (after 0ms in state DOWN)";
+        assert!(Refusal::of(&KafkaError::Global(Code::Authentication), broke).is_none());
     }
 }

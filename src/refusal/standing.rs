@@ -41,9 +41,9 @@ impl Standing {
 
     /// A refusal was met, perhaps again.
     pub(crate) fn met(&self, refusal: Refusal) {
-        self.any.store(true, Ordering::Relaxed);
         let now = Instant::now();
         let mut all = self.lock();
+        self.any.store(true, Ordering::Relaxed);
         // One broker's word is as good as another's, as they have the same to say.
         let is_same = |met: &&mut Met| {
             met.refusal.kind == refusal.kind
