@@ -21,10 +21,10 @@ fn row_05_frozen_broker() {
     let freezes = by_length(2, 5);
     let frozen = by_length(Duration::from_secs(8), Duration::from_secs(60));
     let broker = Broker::start();
-    // Not slower than services handle, so that each has something in hand.
-    let mut scene = Scene::start(Setup::new(broker.bootstrap(), 1_000_000).rate(6_000));
+    // Twice as fast as two services handle, so that each has something in hand when nothing comes any more.
+    let mut scene = Scene::start(Setup::new(broker.bootstrap(), 1_000_000).rate(2_000));
     scene.service.batch = 50;
-    scene.service.work = Work::Takes(Duration::from_millis(20));
+    scene.service.work = Work::Takes(Duration::from_millis(100));
     scene.service.drain_budget = Some(Duration::from_secs(2));
     scene.service.set("max.poll.interval.ms", "6000");
     let mut running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
