@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kafka_envelope::Producer;
 
 use super::checker::{Evidence, Place, Verdict};
-use super::history::{Clock, Line, Offsets, Reading, What};
+use super::history::{Line, Micros, Offsets, Reading, What};
 use super::load::Load;
 use super::log_of_topic::log_of;
 use super::service::Service;
@@ -193,12 +193,10 @@ impl Scene {
         eventually(deadline, "records are handled", || (self.handled() >= before + records).then_some(()));
     }
 
-    /// Until a service has begun and handled a batch from now on. Nobody answers meanwhile, so that is not committed.
-    #[track_caller]
-    pub(super) fn until_it_is_ahead(&mut self, number: usize, deadline: Duration) {
-        let now = Clock::new().now();
-        let is_later = |line: &Line| matches!(line.what, What::Handled { began, .. } if began > now);
-        eventually(deadline, "a batch is handled", || self.lines(number).iter().any(is_later).then_some(()));
+    /// Whether a service has begun and handled a batch since then.
+    pub(super) fn has_handled_since(&mut self, number: usize, since: Micros) -> bool {
+        let is_later = |line: &Line| matches!(line.what, What::Handled { began, .. } if began > since);
+        self.lines(number).iter().any(is_later)
     }
 
     /// Ends all loads where they are, and returns how many records they have.
