@@ -175,9 +175,9 @@ fn members_come_and_go_with_the_consumer_protocol() {
 fn a_static_member_comes_back_to_its_partitions() {
     for config in [("partition.assignment.strategy", "cooperative-sticky"), ("partition.assignment.strategy", "range")]
     {
-        // Small fetches, so that partitions take turns.
+        // Small fetches, so that partitions take turns, and so many records that none is read to its end before its time.
         let turns = ("max.partition.fetch.bytes", "4096");
-        let mut scenario = Scenario::new(&[config, turns, ("session.timeout.ms", "30000")], 2_000);
+        let mut scenario = Scenario::new(&[config, turns, ("session.timeout.ms", "30000")], 5_000);
         let (first, second) = (scenario.join(Some("one")), scenario.join(Some("two")));
         scenario.follow(&first, 100);
         scenario.follow(&second, 100);
