@@ -6,7 +6,7 @@ use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::client;
-use crate::consumer::fetch::Fetch;
+use crate::consumer::fetch::{Fetch, is_of_topic};
 use crate::error::Result;
 use crate::native::{self, CommitReply};
 use crate::refusal::{Refusal, RefusalKind, advice};
@@ -106,9 +106,17 @@ impl Fetch {
         } else {
             self.unknown_since = if is_unknown { self.unknown_since.or_else(|| Some(Instant::now())) } else { None };
             if error.is_none() {
-                self.let_in(|refusal| refusal.kind == RefusalKind::Group);
+                let is_committed =
+                    |refusal: &Refusal| reply.partitions.iter().any(|(topic, ..)| is_of_topic(refusal, topic));
+                self.let_in(|refusal| refusal.kind == RefusalKind::Group || is_committed(refusal));
                 self.commit_failures = 0;
                 self.commit_not_before = None;
+            }
+        }
+        for (topic, _, code) in &reply.partitions {
+            let refusal = code.and_then(|code| Refusal::of_right(code, topic));
+            if let Some(refusal) = refusal.filter(|refusal| refusal.kind == RefusalKind::Topic) {
+                self.reader.consumer().context().trouble.refusals.met(refusal);
             }
         }
         if let Some(code) = error.filter(|_| known) {
