@@ -270,10 +270,14 @@ impl Broker {
         }
     }
 
+    /// The last lines of the log, after the errors in it.
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
+        let (before, tail) = lines.split_at(lines.len().saturating_sub(40));
+        let errors =
+            before.iter().filter(|line| ["ERROR", "FATAL", "Exception"].iter().any(|word| line.contains(word)));
+        errors.take(20).chain(tail).copied().collect::<Vec<_>>().join("\n")
     }
 }
 
