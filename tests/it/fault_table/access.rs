@@ -70,7 +70,7 @@ fn row_15_revoked_rights() {
         let first = scene.spawn();
         scene.spawn();
         scene.until_it_handles(first, 200, SOON);
-        let (mut times, mut bound) = (0, 0);
+        let (mut times, mut bound) = (0, 0_u64);
         for _ in 0..by_length(1, 5) {
             if scene.load.is_done() {
                 break;
@@ -82,12 +82,14 @@ fn row_15_revoked_rights() {
             if is_topic {
                 until_told(&mut scene, first, 0, &format!("{topic}:"));
             }
-            bound += (2 + times as u64) * scene.service.records_at_risk();
+            bound += 3 * scene.service.records_at_risk();
             let third = scene.spawn();
             until_told(&mut scene, third, 0, "no access to ");
             grant(secured.bootstrap(), user, May::Read, right);
             until_it_goes_on(&mut scene);
             until_told(&mut scene, first, over, "no longer refused");
+            // As many as partitions, so that each has one to be refused.
+            scene.end_within(third, SOON);
             times += 1;
         }
         let verdict = scene.finish(SOON);
