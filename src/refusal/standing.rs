@@ -22,6 +22,13 @@ struct Met {
     logged: Option<Instant>,
 }
 
+impl Met {
+    /// Whether it is of the same thing, whatever the words. One broker's is as good as another's: they have the same to say.
+    fn is_of(&self, other: &Refusal) -> bool {
+        self.refusal.kind == other.kind && (other.kind.is_of_connection() || self.refusal.subject == other.subject)
+    }
+}
+
 /// Clones are of one client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standing {
@@ -44,12 +51,7 @@ impl Standing {
         let now = Instant::now();
         let mut all = self.lock();
         self.any.store(true, Ordering::Relaxed);
-        // One broker's word is as good as another's, as they have the same to say.
-        let is_same = |met: &&mut Met| {
-            met.refusal.kind == refusal.kind
-                && (refusal.kind.is_of_connection() || met.refusal.subject == refusal.subject)
-        };
-        let is_news = match all.iter_mut().find(is_same) {
+        let is_news = match all.iter_mut().find(|met| met.is_of(&refusal)) {
             None => {
                 all.push(Met { refusal: refusal.clone(), last: now, logged: Some(now) });
                 true
@@ -76,7 +78,7 @@ impl Standing {
             let (standing, plain) = (self.clone(), refusal.clone());
             let examine = move || {
                 let examined = plain.clone().examined();
-                for met in standing.lock().iter_mut().filter(|met| met.refusal == plain) {
+                for met in standing.lock().iter_mut().filter(|met| met.is_of(&plain)) {
                     met.refusal = examined.clone();
                 }
                 standing.say(&examined);
@@ -94,7 +96,7 @@ impl Standing {
             match client::repeats(&text) {
                 Some(repeated) => log::error!("{text}{repeated}"),
                 None => {
-                    for met in self.lock().iter_mut().filter(|met| met.refusal == *refusal) {
+                    for met in self.lock().iter_mut().filter(|met| met.is_of(refusal)) {
                         met.logged = None;
                     }
                 }
@@ -141,8 +143,8 @@ impl Standing {
         if !self.any() {
             return Vec::new();
         }
-        self.over_since(FORGOTTEN, |refusal| refusal.kind.is_of_connection());
-        self.lock().iter().map(|met| met.refusal.clone()).collect()
+        let stands = |met: &&Met| !met.refusal.kind.is_of_connection() || met.last.elapsed() < FORGOTTEN;
+        self.lock().iter().filter(stands).map(|met| met.refusal.clone()).collect()
     }
 
     pub(crate) fn first(&self) -> Option<Refusal> {
@@ -157,6 +159,7 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusal::RefusalKind;
 
     #[test]
     fn one_of_a_kind_stands_until_it_is_over() {
@@ -174,5 +177,28 @@ mod tests {
         assert!(standing.any() && !standing.connection());
         standing.over(|_| true);
         assert!(!standing.any() && standing.first().is_none());
+    }
+
+    #[test]
+    fn one_that_was_held_back_is_told_when_it_is_met_again_in_whatever_words() {
+        let standing = Standing::default();
+        let met = |reason: &str| {
+            let refusal = Refusal {
+                kind: RefusalKind::Group,
+                subject: Some("held back".into()),
+                reason: reason.into(),
+                advice: "",
+            };
+            standing.met(refusal);
+            standing.lock()[0].logged.is_some()
+        };
+        for reason in ["one", "other"] {
+            assert!(met(reason), "{reason} is told");
+            standing.over(|_| true);
+        }
+        for reason in ["one", "other", "one"] {
+            assert!(!met(reason), "{reason} was told just now");
+        }
+        assert!(met("a third"));
     }
 }

@@ -272,9 +272,10 @@ impl Fetch {
 
     fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         log::debug!("assigned {partitions:?}");
-        self.let_in(|refusal| refusal.kind == RefusalKind::Group);
-        // Before librdkafka starts to fetch, so before any commit of ours.
         let elements = partitions.elements();
+        let is_assigned = |refusal: &Refusal| elements.iter().any(|element| is_of_topic(refusal, element.topic()));
+        self.let_in(|refusal| refusal.kind == RefusalKind::Group || is_assigned(refusal));
+        // Before librdkafka starts to fetch, so before any commit of ours.
         let committed = self.committed(elements.iter().map(|element| (element.topic(), element.partition())));
         if !elements.is_empty() {
             self.exile = None;
@@ -283,9 +284,8 @@ impl Fetch {
         let mut left_paused = TopicPartitionList::new();
         {
             let mut state = self.link.lock();
-            for element in partitions.elements() {
+            for element in &elements {
                 let (topic, partition) = (element.topic(), element.partition());
-                self.let_in(|refusal| is_of_topic(refusal, topic));
                 self.reader.forward(topic, partition);
                 let id = state.ledger.id(topic, partition);
                 state.ledger.assigned(id);

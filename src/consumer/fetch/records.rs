@@ -239,20 +239,23 @@ impl Fetch {
             for (id, offset, leader_epoch) in round.drain(..) {
                 state.ledger.delivered(id, offset, leader_epoch);
             }
+            let mut restarts = Vec::new();
             for (id, offset) in rewound {
-                let name = state.ledger.name(id).clone();
-                let expected = state.ledger.next_expected(id).unwrap_or_default();
+                restarts.push((state.ledger.name(id).clone(), offset, state.ledger.next_expected(id)));
                 state.ledger.rewound(id, offset);
-                let (topic, partition) = (&*name.topic, name.partition);
-                log::warn!(
-                    "{topic}:{partition} starts again at {offset}, {expected} was expected: the log lost its end, or the \
-                     topic was made anew"
-                );
                 if let (Some(lane), Some(epoch)) = (lanes.get_mut(id), state.ledger.epoch(id)) {
                     lane.epoch = epoch;
                     lane.next = None;
                     lane.start.is_checked = true;
                 }
+            }
+            drop(state);
+            for (name, offset, expected) in restarts {
+                let (topic, partition, expected) = (&*name.topic, name.partition, expected.unwrap_or_default());
+                log::warn!(
+                    "{topic}:{partition} starts again at {offset}, {expected} was expected: the log lost its end, or the \
+                     topic was made anew"
+                );
             }
         }
         if !self.gaps.is_empty() {

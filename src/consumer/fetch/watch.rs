@@ -3,6 +3,7 @@
 //! librdkafka leaves a partition unread for ever where one question for its committed offset failed (#5586). Such a
 //! partition, and any other that stands still for the broker, is given to it anew.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{Consumer as _, RebalanceProtocol};
@@ -151,14 +152,15 @@ impl Fetch {
                 }
             }
         }
-        // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again.
-        self.reader.consumer().context().trouble.refusals.over_since(timeout.saturating_mul(2), |refusal| {
-            let is_behind = stalls.iter().any(|stall| is_of_topic(refusal, &state.ledger.name(stall.id).topic));
-            !is_behind && self.lanes.topics().any(|topic| is_of_topic(refusal, topic))
-        });
+        let behind: Vec<_> = stalls.iter().map(|stall| Arc::clone(&state.ledger.name(stall.id).topic)).collect();
         state.stalls = stalls;
         let news: Vec<_> = news.into_iter().map(|(id, stall)| (state.ledger.name(id).clone(), stall)).collect();
         drop(state);
+        // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again.
+        self.reader.consumer().context().trouble.refusals.over_since(timeout.saturating_mul(2), |refusal| {
+            let is_behind = behind.iter().any(|topic| is_of_topic(refusal, topic));
+            !is_behind && self.lanes.topics().any(|topic| is_of_topic(refusal, topic))
+        });
         for (name, stall) in news {
             let (topic, partition) = (name.topic, name.partition);
             match stall {
