@@ -77,6 +77,12 @@ impl Lane {
         }
     }
 
+    /// It need not be sought any more. Where the seek was to look whether the log lost its end, the next start does.
+    pub(super) fn stay(&mut self) {
+        self.start.has_looked &= self.seek_epoch.is_none();
+        (self.seek, self.seek_epoch, self.seek_at) = (None, None, None);
+    }
+
     /// The offset from which to read on; none where that is the committed one.
     pub(super) fn read_from(&self) -> Option<i64> {
         self.seek.or(self.next)
@@ -139,7 +145,8 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
-    use super::Start;
+    use super::*;
+    use crate::consumer::ledger::Ledger;
 
     #[test]
     fn a_start_is_looked_at_once_and_only_where_the_leader_changed() {
@@ -152,5 +159,20 @@ mod tests {
         let mut changed = start();
         assert_eq!(changed.look_from(12, Some(4)), Some((10, 3)));
         assert_eq!(changed.look_from(10, Some(4)), None, "once");
+    }
+
+    #[test]
+    fn a_look_that_was_not_made_leaves_no_epoch_to_the_next_seek() {
+        let mut ledger = Ledger::default();
+        let id = ledger.id("t", 0);
+        ledger.assigned(id);
+        let progress = Progress::new(Instant::now(), None);
+        let mut lane = Lane::new(id, ledger.epoch(id).unwrap(), "t".into(), 0, progress);
+        lane.start = Start { committed: Some(10), committed_epoch: Some(3), ..Start::default() };
+        let (from, epoch) = lane.start.look_from(12, Some(4)).unwrap();
+        (lane.seek, lane.seek_epoch) = (Some(from), Some(epoch));
+        lane.stay();
+        assert_eq!((lane.seek, lane.seek_epoch), (None, None));
+        assert_eq!(lane.start.look_from(12, Some(4)), Some((10, 3)), "it is still to be made");
     }
 }

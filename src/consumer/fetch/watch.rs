@@ -305,11 +305,11 @@ impl Fetch {
             let (topic, partition) = (&lane.topic, lane.partition);
             match &given {
                 Ok(()) => {
-                    (lane.seek, lane.seek_at) = (None, None);
                     if ids.contains(&id) {
                         let at = lane.next.map_or_else(|| "the committed offset".into(), |next| next.to_string());
                         log::debug!("{topic}:{partition} is assigned anew, from {at}");
                     }
+                    lane.stay();
                 }
                 Err(error) => {
                     lane.reassign_at = Some(retry);
@@ -329,7 +329,8 @@ impl Fetch {
             if let Some(epoch) = state.ledger.epoch(lane.id) {
                 lane.epoch = epoch;
             }
-            (lane.next, lane.seek, lane.seek_at) = (None, None, None);
+            lane.next = None;
+            lane.stay();
             lane.start.is_checked = true;
             // Nothing is known of it any more but where its log ended, which says nothing of this start.
             let (_, high) = self.reader.watermarks(&lane.topic, lane.partition);
