@@ -5,6 +5,7 @@ use std::net::{IpAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use openssl::asn1::Asn1Time;
+use openssl::nid::Nid;
 use openssl::ssl::{HandshakeError, Ssl, SslContext, SslMethod, SslVerifyMode};
 use openssl::x509::X509Ref;
 
@@ -61,7 +62,13 @@ fn names(certificate: &X509Ref) -> Vec<String> {
         };
         name.dnsname().map(str::to_owned).or_else(|| address.map(|address| address.to_string()))
     });
-    alternatives.collect()
+    let mut names: Vec<_> = alternatives.collect();
+    if names.is_empty() {
+        // As OpenSSL does it.
+        let common = certificate.subject_name().entries_by_nid(Nid::COMMONNAME);
+        names.extend(common.filter_map(|entry| entry.data().to_string().ok()));
+    }
+    names
 }
 
 fn is_for(name: &str, host: &str) -> bool {
@@ -79,7 +86,25 @@ fn issuer(certificate: &X509Ref) -> String {
 
 #[cfg(test)]
 mod tests {
+    use openssl::x509::{X509Builder, X509NameBuilder};
+
     use super::*;
+
+    #[test]
+    fn without_other_names_the_common_name_counts() {
+        let mut name = X509NameBuilder::new().unwrap();
+        name.append_entry_by_nid(Nid::COMMONNAME, "kafka.example").unwrap();
+        let name = name.build();
+        let mut builder = X509Builder::new().unwrap();
+        builder.set_subject_name(&name).unwrap();
+        builder.set_issuer_name(&name).unwrap();
+        builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+        builder.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+        let certificate = builder.build();
+        let fault = |host| judge(&certificate, host).unwrap();
+        assert!(fault("kafka.example").ends_with("authority that is not known here: kafka.example"));
+        assert!(fault("b.example").ends_with("is for another host: kafka.example, and not for b.example"));
+    }
 
     #[test]
     fn hosts() {
