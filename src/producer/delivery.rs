@@ -17,7 +17,7 @@ use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::error::{Error, Result};
 use crate::native;
-use crate::refusal::{Refusal, RefusalKind, Standing, advice};
+use crate::refusal::{Refusal, RefusalKind, Standing};
 
 /// Where an acknowledged record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,12 +288,15 @@ pub(super) fn not_delivered(
     refusals: &Standing,
 ) -> Error {
     // What a refusal brings about: records that cannot be sent, until their time is up or the client is beyond use.
-    let is_of_one = |(_, failure): &(usize, Failure)| {
-        let code = failure.error.rdkafka_error_code();
+    // A topic's right fails its own messages alone, and by its own code.
+    let is_why = |refusal: &Refusal, (_, failure): &(usize, Failure)| {
+        let Some(code) = failure.error.rdkafka_error_code() else { return false };
         let waited = [Code::MessageTimedOut, Code::PurgeQueue, Code::PurgeInflight, Code::Fatal];
-        code.is_some_and(|code| waited.contains(&code)) || advice(code).is_some()
+        let own = Refusal::of_right(code, "").map(|own| own.kind);
+        own == Some(refusal.kind) || waited.contains(&code) && refusal.kind != RefusalKind::Topic
     };
-    let refusal = if failures.iter().any(is_of_one) { refusals.first().map(Box::new) } else { None };
+    let mut standing = refusals.all().into_iter();
+    let refusal = standing.find(|refusal| failures.iter().any(|failure| is_why(refusal, failure))).map(Box::new);
     failures.sort_by_key(|(place, _)| *place);
     let possibly_persisted =
         failures.iter().filter(|(_, failure)| failure.possibly_persisted).map(|(place, _)| *place).collect();

@@ -171,7 +171,8 @@ impl Producer {
         native::flush(self.inner.client.client(), timeout).map_err(|code| KafkaError::Flush(code).into())
     }
 
-    /// What brokers refuse this producer: to let it in, a topic. None once a message is acknowledged again.
+    /// What brokers refuse this producer: to let it in, a topic. A topic is refused until a message to it is acknowledged
+    /// again, a connection until brokers have refused none for a while.
     ///
     /// Messages wait for that as for the end of any outage, up to `delivery.timeout.ms`.
     #[must_use]

@@ -14,6 +14,7 @@ use super::threads::CLOSE;
 use super::*;
 use crate::envelope::unpack;
 use crate::message::{header, wire_size};
+use crate::refusal::RefusalKind;
 use crate::testing::{ApiKey, EmbeddedBroker, ErrorCode};
 
 const TOPIC: &str = "numbers";
@@ -408,4 +409,21 @@ fn a_raw_record_comes_through_as_it_is() {
     assert!(matches!(producer.send_raw(record("a/b", None)), Err(Error::Setting { .. })));
     let error = producer.send_raw(record(TOPIC, Some(9))).unwrap().wait().unwrap_err();
     assert!(matches!(error, Error::NotDelivered { total: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_refused_topic_is_not_why_other_messages_are_late() {
+    let refusals = crate::refusal::Standing::default();
+    refusals.met(Refusal::of_right(Code::TopicAuthorizationFailed, "other").unwrap());
+    let why = |code| {
+        let failure = Failure::not_sent(KafkaError::MessageProduction(code));
+        let Error::NotDelivered { refusal, .. } = not_delivered(1, vec![(0, failure)], false, &refusals) else {
+            panic!("not that error")
+        };
+        refusal.map(|refusal| refusal.kind)
+    };
+    assert_eq!(why(Code::MessageTimedOut), None);
+    assert_eq!(why(Code::TopicAuthorizationFailed), Some(RefusalKind::Topic));
+    refusals.met(Refusal::of(&KafkaError::Global(Code::Authentication), "a:1/1: no").unwrap());
+    assert_eq!(why(Code::MessageTimedOut), Some(RefusalKind::Authentication));
 }
