@@ -102,6 +102,11 @@ impl Refusal {
         Some(Self { kind, subject: Some(subject.to_owned()), reason, advice: advice_of(kind) })
     }
 
+    /// Of a topic that is not named. With KIP-848 a group refuses all topics together.
+    pub(crate) fn is_of_some_topic(&self) -> bool {
+        self.kind == RefusalKind::Topic && self.subject.is_none()
+    }
+
     /// With what is wrong with the broker's certificate, where that is what is refused: looks at it, for up to five
     /// seconds. Needs the feature `ssl`.
     #[must_use]

@@ -9,9 +9,10 @@ use crate::client;
 
 /// So often one that lasts is reported again.
 const REMINDER: Duration = Duration::from_secs(600);
-/// One of a connection that was met within this time stands, though another connection is answered.
-const LATELY: Duration = Duration::from_secs(10);
-/// One of a connection that was not met for so long is over: brokers are tried every few seconds.
+/// One of a connection that was met within this time stands, though another connection is answered: a broker that refuses
+/// is tried again after ten seconds (`reconnect.backoff.max.ms`), and takes its time to say so.
+const LATELY: Duration = Duration::from_secs(15);
+/// One of a connection, or of a topic without its name, that was not met for so long is over: it would be met every few seconds.
 const FORGOTTEN: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
@@ -143,7 +144,8 @@ impl Standing {
         if !self.any() {
             return Vec::new();
         }
-        let stands = |met: &&Met| !met.refusal.kind.is_of_connection() || met.last.elapsed() < FORGOTTEN;
+        let fades = |refusal: &Refusal| refusal.kind.is_of_connection() || refusal.is_of_some_topic();
+        let stands = |met: &&Met| !fades(&met.refusal) || met.last.elapsed() < FORGOTTEN;
         self.lock().iter().filter(stands).map(|met| met.refusal.clone()).collect()
     }
 

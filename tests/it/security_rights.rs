@@ -7,7 +7,7 @@ use kafka_envelope::{Batch, Consumer, Error, Message, Outbox, Producer, RefusalK
 
 use crate::support::acls::{May, On, grant};
 use crate::support::secured::{SASL_SSL, login, secured_broker, until};
-use crate::support::{create_topic, keep_logs, logged, produce_numbers, unique};
+use crate::support::{committed, create_topic, keep_logs, logged, produce_numbers, unique};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -55,6 +55,27 @@ fn a_consumer_says_which_right_it_lacks() {
     assert_eq!(logged(&["ERROR", &group, "ask for an ACL that allows Read on it"]).len(), 1);
     let told = logged(&["ERROR", &topic, "ask for an ACL that allows Read to consume"]);
     assert!((1..=3).contains(&told.len()), "{told:#?}");
+}
+
+/// Where the broker assigns, it does not say which topic it refuses.
+#[test]
+fn a_topic_that_is_refused_without_a_name_is_told_and_untold() {
+    let secured = secured_broker();
+    let (bootstrap, address) = (secured.bootstrap(), secured.address(SASL_SSL));
+    let (topic, group) = (create_topic(bootstrap, 1), unique("group"));
+    produce_numbers(bootstrap, &topic, 0, 0..5);
+    grant(bootstrap, "grace", May::Read, On::Group(&group));
+    let builder = Consumer::builder("reader", &address, &group).topics([&topic]).config(login("grace"));
+    let mut consumer =
+        builder.config([("group.protocol", "consumer")]).idle_timeout(PATIENCE * 2).build().unwrap();
+    let (health, stopper) = (consumer.health(), consumer.stopper());
+    let reader = thread::spawn(move || consumer.run(|_: &Batch<u64>| Ok(())).unwrap().records);
+    until("it is refused", || health.refusals().iter().any(|it| it.kind == RefusalKind::Topic));
+    grant(bootstrap, "grace", May::Read, On::Topic(&topic));
+    until("all is committed", || committed(bootstrap, &group, &topic, 0) == Some(5));
+    until("it is refused no more", || health.refusals().is_empty() && health.is_healthy());
+    stopper.stop();
+    assert_eq!(reader.join().unwrap(), 5);
 }
 
 /// Where nothing comes within the idle time because a right is missing, that is an error.

@@ -273,7 +273,11 @@ impl Fetch {
     fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         log::debug!("assigned {partitions:?}");
         let elements = partitions.elements();
-        let is_assigned = |refusal: &Refusal| elements.iter().any(|element| is_of_topic(refusal, element.topic()));
+        // A group that refuses some topic without its name assigns nothing meanwhile.
+        let is_assigned = |refusal: &Refusal| {
+            let is_named = elements.iter().any(|element| is_of_topic(refusal, element.topic()));
+            is_named || refusal.is_of_some_topic() && !elements.is_empty()
+        };
         self.let_in(|refusal| refusal.kind == RefusalKind::Group || is_assigned(refusal));
         // Before librdkafka starts to fetch, so before any commit of ours.
         let committed = self.committed(elements.iter().map(|element| (element.topic(), element.partition())));
