@@ -16,8 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) fn fault(address: &str) -> Option<String> {
     let (host, port) = address.rsplit_once(':')?;
     let host = host.trim_matches(|c| c == '[' || c == ']');
-    let place = (host, port.parse().ok()?).to_socket_addrs().ok()?.next()?;
-    let stream = TcpStream::connect_timeout(&place, PATIENCE).ok()?;
+    // A name may stand for addresses of which only one is the broker's, as `localhost` does.
+    let mut places = (host, port.parse().ok()?).to_socket_addrs().ok()?;
+    let stream = places.find_map(|place| TcpStream::connect_timeout(&place, PATIENCE).ok())?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     stream.set_write_timeout(Some(PATIENCE)).ok()?;
     let mut context = SslContext::builder(SslMethod::tls_client()).ok()?;

@@ -107,8 +107,8 @@ impl Refusal {
         self.kind == RefusalKind::Topic && self.subject.is_none()
     }
 
-    /// With what is wrong with the broker's certificate, where that is what is refused: looks at it, for up to five
-    /// seconds. Needs the feature `ssl`.
+    /// With what is wrong with the broker's certificate, where that is what is refused: looks at it, which may take
+    /// some seconds. Needs the feature `ssl`.
     #[must_use]
     pub fn examined(self) -> Self {
         #[cfg(feature = "ssl")]
