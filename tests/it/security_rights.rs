@@ -66,8 +66,7 @@ fn a_topic_that_is_refused_without_a_name_is_told_and_untold() {
     produce_numbers(bootstrap, &topic, 0, 0..5);
     grant(bootstrap, "grace", May::Read, On::Group(&group));
     let builder = Consumer::builder("reader", &address, &group).topics([&topic]).config(login("grace"));
-    let mut consumer =
-        builder.config([("group.protocol", "consumer")]).idle_timeout(PATIENCE * 2).build().unwrap();
+    let mut consumer = builder.config([("group.protocol", "consumer")]).idle_timeout(PATIENCE * 2).build().unwrap();
     let (health, stopper) = (consumer.health(), consumer.stopper());
     let reader = thread::spawn(move || consumer.run(|_: &Batch<u64>| Ok(())).unwrap().records);
     until("it is refused", || health.refusals().iter().any(|it| it.kind == RefusalKind::Topic));
