@@ -25,8 +25,8 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use crate::consumer::COMMIT_DEADLINE;
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::dead_letters::LetterTopics;
-use crate::consumer::fetch::renewal::Exile;
 pub(super) use crate::consumer::fetch::renewal::Make;
+use crate::consumer::fetch::renewal::{Bystander, Exile};
 use crate::consumer::fetch::resets::Gap;
 use crate::consumer::fetch::topics::Topics;
 use crate::consumer::fetch::watch::{Restart, Watch};
@@ -96,6 +96,7 @@ pub(super) struct Fetch {
     unknown_since: Option<Instant>,
     commit_not_before: Option<Instant>,
     exile: Option<Exile>,
+    bystander: Bystander,
     make: Option<Make>,
 }
 
@@ -119,6 +120,7 @@ impl Fetch {
             unknown_since: None,
             commit_not_before: None,
             exile: None,
+            bystander: Bystander::default(),
             make: None,
         }
     }

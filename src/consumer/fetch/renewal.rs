@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::consumer::context::Context;
 use crate::consumer::fetch::Fetch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::native::{self, Reader};
 
 /// Makes a client like the one that is there.
@@ -30,14 +30,48 @@ pub(super) struct Exile {
     renew_at: Option<Instant>,
 }
 
+/// Whether this is a member of its group still. One that has no partitions is told of no loss.
+#[derive(Default)]
+pub(super) struct Bystander {
+    look_at: Option<Instant>,
+    was_member: bool,
+}
+
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// How long a member that can reach its group again has to join it, at the most.
 const GRACE: Duration = Duration::from_secs(30);
 
 impl Fetch {
     pub(super) fn exiled(&mut self, partitions: &TopicPartitionList) {
-        let topics = partitions.elements().iter().map(|element| element.topic().to_owned()).collect();
+        self.exile_from(partitions.elements().iter().map(|element| element.topic().to_owned()).collect());
+    }
+
+    fn exile_from(&mut self, topics: HashSet<String>) {
         let look_at = Instant::now() + self.options.max_poll_interval;
         self.exile = Some(Exile { topics, look_at, is_asked: false, renew_at: None });
+    }
+
+    fn subscribed(&self) -> Vec<String> {
+        let subscribed = self.reader.consumer().subscription();
+        subscribed.iter().flat_map(|list| list.elements()).map(|element| element.topic().to_owned()).collect()
+    }
+
+    /// Notices that a member without partitions is none any more.
+    fn look_at_membership(&mut self, now: Instant) {
+        if self.exile.is_some() || self.lanes.iter().next().is_some() {
+            self.bystander = Bystander::default();
+        } else if self.bystander.look_at.is_none_or(|at| at <= now) {
+            self.bystander.look_at = Some(now + LOOK.min(self.options.max_poll_interval / 3));
+            let is_member = native::generation(self.reader.consumer().client()).is_some();
+            if self.bystander.was_member && !is_member {
+                // Of a pattern nobody could tell.
+                let topics = self.subscribed().into_iter().filter(|topic| !topic.starts_with('^'));
+                self.exile_from(topics.collect());
+            }
+            self.bystander.was_member = is_member;
+        }
     }
 
     /// Asks for the topics, which any broker tells. Where one does, and this member is not back some time later, the client
@@ -45,6 +79,7 @@ impl Fetch {
     /// times out and the coordinator comes back later (its pull request 5397).
     pub(super) fn serve_exile(&mut self) {
         let now = Instant::now();
+        self.look_at_membership(now);
         let is_due = |exile: &&mut Exile| exile.renew_at.unwrap_or(exile.look_at) <= now;
         let Some(exile) = self.exile.as_mut().filter(is_due) else { return };
         if native::generation(self.reader.consumer().client()).is_some() {
@@ -70,10 +105,14 @@ impl Fetch {
 
     fn renew(&mut self) {
         let Some(make) = &self.make else { return };
-        let renewed = self.reader.consumer().subscription().map_err(Error::from).and_then(|subscribed| {
-            let reader = make()?;
-            let topics = subscribed.elements();
-            reader.consumer().subscribe(&topics.iter().map(|element| element.topic()).collect::<Vec<_>>())?;
+        let topics = self.subscribed();
+        if topics.is_empty() {
+            // It left by itself.
+            self.exile = None;
+            return;
+        }
+        let renewed = make().and_then(|reader| {
+            reader.consumer().subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
             Ok(reader)
         });
         let reader = match renewed {
