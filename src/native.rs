@@ -148,8 +148,8 @@ pub(crate) struct TopicId(pub(crate) i64, pub(crate) i64);
 #[derive(Debug)]
 pub(crate) enum Reply {
     Commit(CommitReply),
-    /// The topics that were asked for and exist.
-    Topics(Vec<(String, TopicId)>),
+    /// The topics that were asked for and exist, or why the broker does not tell of them.
+    Topics(Vec<(String, Result<TopicId, Code>)>),
     /// Of the partitions that were asked for, those whose log's end the broker told.
     Ends(Vec<(String, i32, i64)>),
 }
@@ -478,7 +478,7 @@ unsafe fn commit_reply(event: *mut rd::rd_kafka_event_t) -> CommitReply {
 
 /// # Safety
 /// `event` is the answer to a question for topics.
-unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, TopicId)> {
+unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, Result<TopicId, Code>)> {
     // SAFETY: the event lives through the call, and so does what it describes. Null is looked for at each step.
     unsafe {
         let result = rd::rd_kafka_event_DescribeTopics_result(event);
@@ -490,17 +490,20 @@ unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, TopicId)> 
         };
         let topics = if topics.is_null() { &[] } else { slice::from_raw_parts(topics, count) };
         let id = |topic: &*const rd::rd_kafka_TopicDescription_t| {
+            let name = text(rd::rd_kafka_TopicDescription_name(*topic)).into_owned();
             let error = rd::rd_kafka_TopicDescription_error(*topic);
             let id = rd::rd_kafka_TopicDescription_topic_id(*topic);
-            let fails = !error.is_null() && error_code(code_of(error)).is_some();
-            if fails || id.is_null() {
+            let error = if error.is_null() { None } else { error_code(code_of(error)) };
+            if let Some(code) = error {
+                return Some((name, Err(code)));
+            }
+            if id.is_null() {
                 return None;
             }
-            let name = text(rd::rd_kafka_TopicDescription_name(*topic)).into_owned();
             let (most, least) =
                 (rd::rd_kafka_Uuid_most_significant_bits(id), rd::rd_kafka_Uuid_least_significant_bits(id));
             // A broker without topic ids answers zero.
-            (most != 0 || least != 0).then_some((name, TopicId(most, least)))
+            (most != 0 || least != 0).then_some((name, Ok(TopicId(most, least))))
         };
         topics.iter().filter_map(id).collect()
     }

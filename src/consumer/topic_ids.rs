@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::native::TopicId;
 
 /// Until the next look. What a topic made anew got handled in that time is handled again.
-const INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub(super) struct TopicIds {

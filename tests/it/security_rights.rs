@@ -1,11 +1,11 @@
 //! A right that is missing is named, and whoever waits for it goes on once it is granted.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka_envelope::{Batch, Consumer, Error, Message, Outbox, Producer, RefusalKind, TransactionalProducer};
 
-use crate::support::acls::{May, On, grant};
+use crate::support::acls::{May, On, grant, revoke};
 use crate::support::secured::{SASL_SSL, login, secured_broker, until};
 use crate::support::{committed, create_topic, keep_logs, logged, produce_numbers, unique};
 
@@ -73,6 +73,34 @@ fn a_topic_that_is_refused_without_a_name_is_told_and_untold() {
     grant(bootstrap, "grace", May::Read, On::Topic(&topic));
     until("all is committed", || committed(bootstrap, &group, &topic, 0) == Some(5));
     until("it is refused no more", || health.refusals().is_empty() && health.is_healthy());
+    stopper.stop();
+    assert_eq!(reader.join().unwrap(), 5);
+}
+
+/// A topic that may not even be known any more has no end that its partitions could be behind of.
+#[test]
+fn a_topic_that_is_hidden_stays_refused() {
+    let secured = secured_broker();
+    let (bootstrap, address) = (secured.bootstrap(), secured.address(SASL_SSL));
+    let (topic, group) = (create_topic(bootstrap, 1), unique("group"));
+    produce_numbers(bootstrap, &topic, 0, 0..5);
+    grant(bootstrap, "ivan", May::Read, On::Group(&group));
+    grant(bootstrap, "ivan", May::Read, On::Topic(&topic));
+    let builder = Consumer::builder("reader", &address, &group).topics([&topic]).config(login("ivan"));
+    let mut consumer = builder.idle_timeout(PATIENCE * 2).stall_timeout(Duration::from_secs(1)).build().unwrap();
+    let (health, stopper) = (consumer.health(), consumer.stopper());
+    let reader = thread::spawn(move || consumer.run(|_: &Batch<u64>| Ok(())).unwrap().records);
+    until("all is committed", || committed(bootstrap, &group, &topic, 0) == Some(5));
+    revoke(bootstrap, "ivan", May::Read, On::Topic(&topic));
+    until("it is refused", || health.refusals().iter().any(|it| it.kind == RefusalKind::Topic));
+    // Longer than what is told is taken to last.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(15) {
+        assert!(!health.is_healthy(), "after {:?}", since.elapsed());
+        thread::sleep(Duration::from_millis(50));
+    }
+    grant(bootstrap, "ivan", May::Read, On::Topic(&topic));
+    until("it is refused no more", || health.is_healthy());
     stopper.stop();
     assert_eq!(reader.join().unwrap(), 5);
 }

@@ -38,7 +38,7 @@ use crate::consumer::progress::Progress;
 use crate::consumer::topic_ids::TopicIds;
 use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
-use crate::native::{Reader, Reply};
+use crate::native::{Reader, Reply, TopicId};
 use crate::refusal::{Refusal, RefusalKind};
 
 /// How long a quiet consumer sleeps at most, to serve what rings no bell.
@@ -445,20 +445,34 @@ impl Fetch {
         while let Some(reply) = self.reader.reply() {
             match reply {
                 Reply::Commit(reply) => self.commit_answered(&reply),
-                Reply::Topics(ids) => {
-                    if !ids.is_empty() {
-                        // Of a topic that is assigned the question is whether it can be read.
-                        let is_told = |refusal: &Refusal| ids.iter().any(|(topic, _)| is_of_topic(refusal, topic));
-                        let is_ours = |refusal: &Refusal| self.lanes.topics().any(|topic| is_of_topic(refusal, topic));
-                        self.let_in(|refusal| is_told(refusal) && !is_ours(refusal));
-                        self.exile_answered();
-                    }
-                    for topic in self.topic_ids.answered(ids, Instant::now()) {
-                        self.made_anew(&topic);
-                    }
-                }
+                Reply::Topics(topics) => self.topics_answered(topics),
                 Reply::Ends(ends) => self.ends_answered(&ends),
             }
+        }
+    }
+
+    fn topics_answered(&mut self, topics: Vec<(String, std::result::Result<TopicId, Code>)>) {
+        let mut ids = Vec::new();
+        for (topic, answer) in topics {
+            match answer {
+                Ok(id) => ids.push((topic, id)),
+                // Nothing else tells it again: a partition that may not be read is not read.
+                Err(code) => {
+                    if let Some(refusal) = Refusal::of_right(code, &topic) {
+                        self.reader.consumer().context().trouble.refusals.met(refusal);
+                    }
+                }
+            }
+        }
+        if !ids.is_empty() {
+            // Of a topic that is assigned the question is whether it can be read.
+            let is_told = |refusal: &Refusal| ids.iter().any(|(topic, _)| is_of_topic(refusal, topic));
+            let is_ours = |refusal: &Refusal| self.lanes.topics().any(|topic| is_of_topic(refusal, topic));
+            self.let_in(|refusal| is_told(refusal) && !is_ours(refusal));
+            self.exile_answered();
+        }
+        for topic in self.topic_ids.answered(ids, Instant::now()) {
+            self.made_anew(&topic);
         }
     }
 }

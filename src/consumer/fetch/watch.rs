@@ -14,6 +14,7 @@ use crate::consumer::fetch::{Fetch, is_of_topic};
 use crate::consumer::ledger::PartitionId;
 use crate::consumer::link::Stalled;
 use crate::consumer::progress::{Look, Progress, StallCause, Verdict};
+use crate::consumer::topic_ids;
 
 /// How often progress is looked at, at most and at least.
 const SHORTEST_LOOK: Duration = Duration::from_millis(20);
@@ -156,8 +157,10 @@ impl Fetch {
         state.stalls = stalls;
         let news: Vec<_> = news.into_iter().map(|(id, stall)| (state.ledger.name(id).clone(), stall)).collect();
         drop(state);
-        // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again.
-        self.reader.consumer().context().trouble.refusals.over_since(timeout.saturating_mul(2), |refusal| {
+        // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again, and so is
+        // a topic that may not be known.
+        let age = timeout.max(topic_ids::INTERVAL).saturating_mul(2);
+        self.reader.consumer().context().trouble.refusals.over_since(age, |refusal| {
             let is_behind = behind.iter().any(|topic| is_of_topic(refusal, topic));
             !is_behind && self.lanes.topics().any(|topic| is_of_topic(refusal, topic))
         });

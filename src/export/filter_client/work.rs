@@ -328,7 +328,7 @@ impl Work {
         while let Some(reply) = self.reader.reply() {
             let Reply::Topics(ids) = reply else { continue };
             self.is_id_asked = false;
-            for (topic, id) in ids {
+            for (topic, id) in ids.into_iter().filter_map(|(topic, id)| Some((topic, id.ok()?))) {
                 let is_anew = !self.ids.is_empty();
                 if self.ids.contains(&id) {
                     continue;

@@ -178,7 +178,7 @@ pub(crate) fn secured_broker() -> &'static Secured {
 }
 
 /// Each is of one test, which grants it what it may.
-const USERS: [&str; 8] = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"];
+const USERS: [&str; 9] = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan"];
 
 fn password(user: &str) -> String {
     format!("{MARK}-of-{user}")
