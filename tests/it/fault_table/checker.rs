@@ -18,6 +18,8 @@ pub(super) struct Evidence {
     pub(super) log: Vec<Place>,
     /// What the producer was told to be in the log.
     pub(super) acknowledged: Vec<Place>,
+    /// How many more are in the log as it was told, and not where.
+    pub(super) unplaced: usize,
     /// The lines of each service.
     pub(super) services: Vec<Vec<Line>>,
     /// What was committed of which partition, when it was seen. It was looked at between the one before and this one.
@@ -39,6 +41,8 @@ pub(super) struct Verdict {
     pub(super) records: usize,
     /// Acknowledged records that the log does not have, and records of the log that nobody handled.
     pub(super) lost: Vec<Place>,
+    /// So many acknowledged records whose places are not told cannot all be in the log.
+    pub(super) unfound: usize,
     /// How often records were handled again.
     pub(super) duplicates: u64,
     /// Offsets that were committed before a record below them was handled: `(record, committed)`.
@@ -66,6 +70,7 @@ impl Verdict {
         };
         let few = |places: &[Place]| format!("{:?}", &places[..places.len().min(5)]);
         say("lost", self.lost.len(), few(&self.lost));
+        say("lost", self.unfound, "one whose place is not told".into());
         say("committed before they were handled", self.early.len(), format!("{:?}", self.early.first()));
         say("commits went back", self.rewound.len(), format!("{:?}", self.rewound));
         say("commits without the partition", self.overlapping.len(), few(&self.overlapping));
@@ -116,6 +121,9 @@ impl Evidence {
         let in_log: BTreeSet<Place> = self.log.iter().copied().collect();
         verdict.lost = self.log.iter().filter(|place| !handled.contains_key(place)).copied().collect();
         verdict.lost.extend(self.acknowledged.iter().filter(|place| !in_log.contains(place)));
+        if self.unplaced > 0 {
+            verdict.unfound = (self.acknowledged.len() + self.unplaced).saturating_sub(in_log.len());
+        }
         verdict.duplicates = handled.values().map(|times| times.len() as u64 - 1).sum();
         verdict.longest_stall = self.longest_stall();
         self.check_commits(&handled, &mut verdict);
@@ -146,6 +154,18 @@ impl Evidence {
             lines.filter(|line| matches!(line.what, What::Handled { .. })).map(|line| line.at).collect();
         times.sort_unstable();
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+    }
+
+    /// The longest time in which a partition had no batch that was handled, though others may have had some.
+    pub(super) fn longest_stall_of_a_partition(&self) -> Micros {
+        let mut times: BTreeMap<i32, Vec<Micros>> = BTreeMap::new();
+        for line in self.services.iter().flatten() {
+            let What::Handled { records, .. } = &line.what else { continue };
+            records.iter().for_each(|(partition, _)| times.entry(*partition).or_default().push(line.at));
+        }
+        times.values_mut().for_each(|times| times.sort_unstable());
+        let gaps = times.values().flat_map(|times| times.windows(2).map(|pair| pair[1] - pair[0]));
+        gaps.max().unwrap_or(0)
     }
 
     fn check_commits(&self, handled: &BTreeMap<Place, Vec<(Micros, usize)>>, verdict: &mut Verdict) {

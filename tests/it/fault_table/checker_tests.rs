@@ -24,6 +24,7 @@ fn good() -> Evidence {
             vec![assigned(1), handled(10, (0, 2)), handled(20, (3, 5))],
             vec![assigned(30), handled(40, (4, 6)), handled(50, (7, 9))],
         ],
+        unplaced: 0,
         committed: vec![seen(5, 0), seen(15, 3), seen(29, 4), seen(45, 7), seen(60, 10)],
     }
 }
@@ -71,6 +72,21 @@ fn an_acknowledged_record_that_the_log_does_not_have_is_lost() {
     assert_eq!(verdict.lost, [(0, 10)]);
 }
 
+/// A retry that finds its record in the log is not told where.
+#[test]
+fn an_acknowledged_record_without_a_place_is_lost_where_the_log_has_too_few() {
+    let spoil = |evidence: &mut Evidence| {
+        evidence.acknowledged.truncate(8);
+        evidence.unplaced = 2;
+    };
+    assert_eq!(check(spoil).unfound, 0);
+    let verdict = check(|evidence| {
+        spoil(evidence);
+        evidence.unplaced += 1;
+    });
+    assert_eq!((verdict.unfound, verdict.faults().len()), (1, 1));
+}
+
 /// Handled in the end, but a kill in between would have lost it.
 #[test]
 fn a_record_that_is_left_out_for_a_while_is_skipped() {
@@ -93,6 +109,28 @@ fn a_commit_before_the_handler_is_early() {
 fn a_commit_that_goes_back_is_rewound() {
     let verdict = check(|evidence| evidence.committed.insert(4, seen(55, 5)));
     assert_eq!(verdict.rewound, [(0, 7, 5)]);
+}
+
+#[test]
+fn a_partition_that_stands_still_while_another_goes_on_is_seen() {
+    let mut evidence = good();
+    let other = |at| Line { at, what: What::Handled { began: at, records: vec![(1, (at as i64, at as i64))] } };
+    evidence.services[1].insert(1, other(32));
+    evidence.services[1].push(other(54));
+    assert_eq!(evidence.longest_stall_of_a_partition(), 22);
+    assert_eq!(evidence.check().longest_stall, 12);
+}
+
+/// A topic that is made anew is read from 0 again: once, where it is said, and not without.
+#[test]
+fn a_partition_that_starts_again_is_out_of_order_where_nobody_says_so() {
+    let told = |at| Line { at, what: What::Logged { line: "topic t was deleted and made anew".into() } };
+    let verdict = check(|evidence| evidence.services[1].extend([told(51), handled(52, (0, 3))]));
+    assert!(verdict.faults().is_empty(), "{verdict:?}");
+    let verdict = check(|evidence| evidence.services[1].push(handled(52, (0, 3))));
+    assert_eq!(verdict.disordered, [(0, 0)]);
+    let verdict = check(|evidence| evidence.services[1].extend([told(51), handled(52, (0, 3)), handled(53, (0, 3))]));
+    assert_eq!(verdict.disordered, [(0, 0)]);
 }
 
 /// The first service commits what it handled after the partition has gone to the second.

@@ -39,6 +39,8 @@ impl Payload {
 /// Produces in the background, round robin over the partitions.
 pub(super) struct Load {
     acknowledged: Arc<Mutex<Vec<Place>>>,
+    /// Records that are acknowledged at a place that is not told.
+    unplaced: Arc<AtomicUsize>,
     /// Records whose fate is known.
     reported: Arc<AtomicUsize>,
     failures: Arc<Mutex<Vec<String>>>,
@@ -47,8 +49,8 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// `rate` in records a second; without one as fast as it goes.
-    /// One of several of a scene, the first is generation 0.
+    /// One of several of a scene, of which the first is generation 0. `rate` in records a second; without one as fast as it
+    /// goes.
     pub(super) fn of_generation(
         generation: usize,
         bootstrap: &str,
@@ -81,7 +83,8 @@ impl Load {
     ) -> Load {
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
         let (reported, failures) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
-        let is_over = Arc::new(AtomicBool::new(false));
+        let (is_over, unplaced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let somewhere = Arc::clone(&unplaced);
         let (all, count, failed) = (Arc::clone(&acknowledged), Arc::clone(&reported), Arc::clone(&failures));
         let (over, topic) = (Arc::clone(&is_over), topic.to_owned());
         let thread = thread::spawn(move || {
@@ -104,8 +107,8 @@ impl Load {
                         Ok(Delivery { partition, offset, .. }) if offset >= 0 => {
                             all.lock().unwrap().push((partition, offset));
                         }
-                        // A retry found it in the log already: acknowledged, at a place that is not told.
-                        Ok(_) => {}
+                        // A retry found it in the log already.
+                        Ok(_) => drop(somewhere.fetch_add(1, Ordering::Relaxed)),
                         Err(error) => failed.lock().unwrap().push(error.to_string()),
                     }
                     count.fetch_add(1, Ordering::Relaxed);
@@ -116,11 +119,16 @@ impl Load {
                 }
             }
         });
-        Load { acknowledged, reported, failures, is_over, thread: Some(thread) }
+        Load { acknowledged, unplaced, reported, failures, is_over, thread: Some(thread) }
     }
 
     pub(super) fn acknowledged(&self) -> Vec<Place> {
         self.acknowledged.lock().unwrap().clone()
+    }
+
+    /// How many records are acknowledged at a place that is not told.
+    pub(super) fn unplaced(&self) -> usize {
+        self.unplaced.load(Ordering::Relaxed)
     }
 
     /// How many records are acknowledged or reported as failed.
@@ -128,7 +136,6 @@ impl Load {
         self.reported.load(Ordering::Relaxed)
     }
 
-    #[allow(dead_code)]
     /// Why records were not acknowledged.
     pub(super) fn failures(&self) -> Vec<String> {
         self.failures.lock().unwrap().clone()

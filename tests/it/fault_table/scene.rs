@@ -167,6 +167,14 @@ impl Scene {
         eventually(deadline, &what, || (self.handled_by(number) >= before + records).then_some(()));
     }
 
+    /// Until each of these services has handled so many records more: none of them has ended, or gets nothing any more.
+    #[track_caller]
+    pub(super) fn until_all_handle(&mut self, numbers: &[usize], records: usize, deadline: Duration) {
+        for number in numbers {
+            self.until_it_handles(*number, records, deadline);
+        }
+    }
+
     /// Until a service has so many partitions, since the rebalance that it saw last.
     #[track_caller]
     pub(super) fn until_it_is_assigned(&mut self, number: usize, partitions: usize, deadline: Duration) {
@@ -331,6 +339,7 @@ impl Scene {
         Evidence {
             log,
             acknowledged: self.loads().flat_map(Load::acknowledged).collect(),
+            unplaced: self.loads().map(Load::unplaced).sum(),
             services: self.services.iter().map(|service| service.reading.lines.clone()).collect(),
             committed: self.watcher.seen(),
         }

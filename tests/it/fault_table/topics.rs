@@ -12,7 +12,7 @@ use super::load::{ENDLESS, Payload};
 use super::log_of_topic::log_of;
 use super::report::by_length;
 use super::service::PARTITIONS;
-use super::{Report, Scene, Setup};
+use super::{Report, Scene, Setup, Work};
 use crate::support::kafka::{self, create_partitions};
 use crate::support::{
     Broker, consume_all, create_topic_with, delete_topic, envelope, eventually, shared_broker, unique,
@@ -75,7 +75,8 @@ fn row_12_topics_made_anew() {
         scene.end_loads(SOON);
         let log = scene.until_committed(SOON);
         let mut evidence = scene.evidence(log).of_generation(generation as i32);
-        evidence.acknowledged = scene.more_loads[generation - 1].acknowledged();
+        let load = &scene.more_loads[generation - 1];
+        (evidence.acknowledged, evidence.unplaced) = (load.acknowledged(), load.unplaced());
         evidence.committed.retain(|seen| seen.asked > settled);
         let told = evidence.logged("made anew").into_iter().map(|(at, _)| at).filter(|at| *at > deleted);
         let told: Vec<_> = told.collect();
@@ -119,9 +120,9 @@ fn row_13_topics_that_grow() {
     let setup = Setup { partitions_later: Some(most), ..Setup::new(shared_broker(), ENDLESS).rate(1_500) };
     let mut scene = Scene::start(setup);
     scene.service.set("session.timeout.ms", "30000");
-    for _ in 0..3 {
-        scene.spawn();
-    }
+    // The change meets some batches in hand.
+    scene.service.work = Work::Takes(Duration::from_millis(20));
+    let services: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
     let mut partitions = 6;
     for generation in 1..=times {
         scene.until_handled(1_000, SOON);
@@ -135,7 +136,7 @@ fn row_13_topics_that_grow() {
             new.iter().all(|first| handled.contains(first)).then_some(())
         });
     }
-    scene.until_handled(1_000, SOON);
+    scene.until_all_handle(&services, 300, SOON);
     let records = scene.end_loads(SOON);
     let verdict = scene.finish_with(SOON, |evidence| {
         // Of whichever load a record is.
