@@ -4,10 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::report::by_length;
 use super::service::Commits;
-use super::{Report, Scene, Setup};
+use super::{Report, Scene, Setup, Work};
 use crate::support::shared_broker;
 
 const SOON: Duration = Duration::from_secs(60);
+
+/// A good part of the time a service has a batch in hand, so that its end meets it there: what is committed too early, or not
+/// at all, shows.
+const WORK: Work = Work::Takes(Duration::from_millis(20));
 
 /// Of three services one is killed at a time, and another takes its place.
 #[test]
@@ -20,7 +24,7 @@ fn row_01_killed_services() {
         let records = by_length(30_000, 200_000);
         let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(by_length(3_000, 2_000)));
         scene.service.commits = commits;
-        scene.service.batch = 50;
+        (scene.service.batch, scene.service.work) = (50, WORK);
         let mut running: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
         let mut injected = 0;
         while injected < kills && !scene.load.is_done() {
@@ -42,7 +46,7 @@ fn row_02_stopped_services() {
     let stops = by_length(6, 50);
     let records = by_length(30_000, 200_000);
     let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(by_length(3_000, 2_000)));
-    scene.service.batch = 50;
+    (scene.service.batch, scene.service.work) = (50, WORK);
     let mut running: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
     let mut injected = 0;
     while injected < stops && !scene.load.is_done() {
@@ -66,7 +70,7 @@ fn row_04_frozen_services() {
     let freezes = by_length(2, 20);
     let records = by_length(30_000, 200_000);
     let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(by_length(1_000, 1_000)));
-    scene.service.batch = 50;
+    (scene.service.batch, scene.service.work) = (50, WORK);
     let running = [scene.spawn(), scene.spawn()];
     let mut injected = 0;
     while injected < freezes && !scene.load.is_done() {

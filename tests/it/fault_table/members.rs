@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::history::What;
 use super::load::ENDLESS;
 use super::report::by_length;
-use super::{Report, Scene, Setup};
+use super::{Report, Scene, Setup, Work};
 use crate::support::shared_broker;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -31,6 +31,8 @@ fn row_03_services_that_come_and_go() {
         }
         scene.service.set(key, protocol);
         scene.service.batch = 20;
+        // A change meets some batches in hand.
+        scene.service.work = Work::Takes(Duration::from_millis(10));
         let mut members: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
         scene.until_handled(500, SOON);
         for _ in 0..changes {
