@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::history::What;
 use super::report::by_length;
+use super::service::Commits;
 use super::{Report, Scene, Setup};
 use crate::support::acls::{May, On, grant, revoke};
 use crate::support::certificates::Days;
@@ -25,6 +26,12 @@ fn scene(secured: &Secured, address: &str, user: &str, password: &str, records: 
     }
     scene.service.stall_timeout = Some(Duration::from_secs(2));
     scene
+}
+
+/// How often a service said of a partition that it stands still.
+fn stalls(scene: &mut Scene, number: usize) -> usize {
+    let is_told = |what: &What| matches!(what, What::Logged { line } if line.contains(" is stalled at "));
+    scene.lines(number).iter().filter(|line| is_told(&line.what)).count()
 }
 
 /// How many lines of a service's log begin so.
@@ -66,21 +73,25 @@ fn row_15_revoked_rights() {
         let right = if is_topic { On::Topic(&topic) } else { On::Group(&group) };
         let says =
             if is_topic { format!("no access to topic `{topic}`") } else { format!("no access to group `{group}`") };
-        scene.service.commits = super::Commits::Overlapped(4);
-        let first = scene.spawn();
-        scene.spawn();
-        scene.until_it_handles(first, 200, SOON);
+        scene.service.commits = Commits::Overlapped(4);
+        let (first, second) = (scene.spawn(), scene.spawn());
+        for service in [first, second] {
+            scene.until_it_handles(service, 200, SOON);
+        }
         let (mut times, mut bound) = (0, 0_u64);
         for _ in 0..by_length(1, 5) {
             if scene.load.is_done() {
                 break;
             }
-            let before = told(&mut scene, first, &says);
+            let before = [first, second].map(|service| told(&mut scene, service, &says));
+            let stalled = stalls(&mut scene, first);
             let over = told(&mut scene, first, "no longer refused");
             revoke(secured.bootstrap(), user, May::Read, right);
-            until_told(&mut scene, first, before, &says);
+            for (service, before) in [first, second].into_iter().zip(before) {
+                until_told(&mut scene, service, before, &says);
+            }
             if is_topic {
-                until_told(&mut scene, first, 0, &format!("{topic}:"));
+                eventually(SOON, "a partition stalls", || (stalls(&mut scene, first) > stalled).then_some(()));
             }
             bound += 3 * scene.service.records_at_risk();
             let third = scene.spawn();
@@ -113,9 +124,7 @@ fn row_31_expired_credentials() {
         let records = by_length(15_000, 60_000);
         let mut scene = scene(&secured, &address, user, &password, records);
         let services = [scene.spawn(), scene.spawn()];
-        for service in services {
-            scene.until_it_handles(service, 200, SOON);
-        }
+        scene.until_all_handle(&services, 200, SOON);
         let mut times = 0;
         while times < by_length(1, 5) && !scene.load.is_done() {
             let before = services.map(|service| told(&mut scene, service, says));

@@ -18,7 +18,6 @@ mod scene;
 mod service;
 mod watcher;
 
-#[allow(unused_imports)]
 #[cfg(all(feature = "sasl", feature = "ssl"))]
 mod access;
 mod clocks;
@@ -42,4 +41,4 @@ mod topics;
 mod transactions;
 use report::Report;
 use scene::{Scene, Setup};
-use service::{Commits, Work};
+use service::Work;
