@@ -31,9 +31,7 @@ fn row_05_frozen_broker() {
     let mut running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
     let mut unconfirmed = 0;
     for _ in 0..freezes {
-        for service in &running {
-            scene.until_it_handles(*service, 500, SOON);
-        }
+        scene.until_all_handle(&running, 500, SOON);
         broker.freeze();
         let (since, now) = (Instant::now(), Clock::new().now());
         // What is handled now cannot be committed. Who rejoins in this very moment has nothing to handle.
@@ -44,9 +42,7 @@ fn row_05_frozen_broker() {
         eventually(frozen * 2, "time passes", || (since.elapsed() >= frozen).then_some(()));
         broker.thaw();
     }
-    for service in &running {
-        scene.until_it_handles(*service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     assert!(unconfirmed > 0, "no commit was under way at any time");
     let records = scene.end_loads(SOON);
     let bound = (freezes * 3) as u64 * scene.service.records_at_risk();

@@ -36,9 +36,7 @@ fn row_17_full_disk() {
     }
     broker.disk().give_back();
     broker.restart();
-    for service in running {
-        scene.until_it_handles(service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     let records = scene.end_loads(SOON);
     let bound = running.len() as u64 * scene.service.records_at_risk();
     let verdict = scene.finish(SOON);

@@ -19,15 +19,11 @@ fn row_06_killed_broker() {
     scene.service.batch = 50;
     let running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
     for _ in 0..kills {
-        for service in &running {
-            scene.until_it_handles(*service, 500, SOON);
-        }
+        scene.until_all_handle(&running, 500, SOON);
         broker.kill();
         broker.restart();
     }
-    for service in &running {
-        scene.until_it_handles(*service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     let records = scene.end_loads(SOON);
     let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
     let failures = scene.load.failures();
@@ -48,17 +44,13 @@ fn row_06_killed_brokers_of_three() {
     let running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
     let nodes: Vec<_> = cluster.nodes().collect();
     for node in nodes.into_iter().cycle().take(kills) {
-        for service in &running {
-            scene.until_it_handles(*service, 500, SOON);
-        }
+        scene.until_all_handle(&running, 500, SOON);
         cluster.node(node).kill();
         scene.until_handled(500, SOON);
         cluster.node(node).restart();
         cluster.until_in_sync();
     }
-    for service in &running {
-        scene.until_it_handles(*service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     let records = scene.end_loads(SOON);
     let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
     let failures = scene.load.failures();

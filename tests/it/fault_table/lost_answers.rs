@@ -22,15 +22,11 @@ fn row_09_lost_answers() {
     let losses = by_length(4, 50);
     let (proxy, mut scene) = start(&[("socket.timeout.ms", "2000")]);
     let running = [scene.spawn(), scene.spawn()];
-    for service in running {
-        scene.until_it_handles(service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     proxy.treat(OFFSET_COMMIT, 20, Fate::Lost);
     eventually(SOON * losses as u32, "answers are lost", || (proxy.treated() >= losses).then_some(()));
     proxy.treat_none();
-    for service in running {
-        scene.until_it_handles(service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
     let records = scene.end_loads(SOON);
     let verdict = scene.finish(SOON);
@@ -44,15 +40,11 @@ fn row_25_answers_after_their_timeout() {
     let late = by_length(3, 30);
     let (proxy, mut scene) = start(&[("socket.timeout.ms", "2000"), ("socket.max.fails", "0")]);
     let running = [scene.spawn(), scene.spawn()];
-    for service in running {
-        scene.until_it_handles(service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     proxy.treat(OFFSET_COMMIT, 20, Fate::Late(Duration::from_secs(4)));
     eventually(SOON * late as u32, "answers are late", || (proxy.treated() >= late).then_some(()));
     proxy.treat_none();
-    for service in running {
-        scene.until_it_handles(service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
     let records = scene.end_loads(SOON);
     let verdict = scene.finish(SOON);
@@ -69,9 +61,7 @@ fn row_25_answers_after_a_deadline() {
     scene.service.drain_budget = Some(Duration::from_secs(2));
     let mut running = vec![scene.spawn(), scene.spawn()];
     for _ in 0..rounds {
-        for service in &running {
-            scene.until_it_handles(*service, 500, SOON);
-        }
+        scene.until_all_handle(&running, 500, SOON);
         let before = proxy.treated();
         proxy.treat(OFFSET_COMMIT, 1, Fate::Late(Duration::from_secs(8)));
         eventually(SOON, "answers are late", || (proxy.treated() >= before + 2).then_some(()));
@@ -83,9 +73,7 @@ fn row_25_answers_after_a_deadline() {
         eventually(SOON, "time passes", || (since.elapsed() >= Duration::from_secs(9)).then_some(()));
         proxy.treat_none();
     }
-    for service in &running {
-        scene.until_it_handles(*service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
     let records = scene.end_loads(SOON);
     let bound = (rounds * 2 * 3) as u64 * scene.service.records_at_risk();

@@ -24,9 +24,7 @@ fn row_30_moved_broker() {
     scene.service.set("max.poll.interval.ms", "6000");
     let running = [scene.spawn(), scene.spawn()];
     for number in 0..moves {
-        for service in running {
-            scene.until_it_handles(service, 500, SOON);
-        }
+        scene.until_all_handle(&running, 500, SOON);
         // In order, and not.
         if number % 2 == 0 {
             broker.stop()
@@ -37,9 +35,7 @@ fn row_30_moved_broker() {
         broker.restart();
         first.lead_to(broker.bootstrap());
     }
-    for service in running {
-        scene.until_it_handles(service, 500, SOON);
-    }
+    scene.until_all_handle(&running, 500, SOON);
     let failures = scene.load.failures();
     assert!(failures.is_empty(), "{failures:?}");
     let records = scene.end_loads(SOON);
