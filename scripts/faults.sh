@@ -18,7 +18,7 @@ done
 
 libs=$(bash scripts/kafka.sh)
 export KAFKA_ENVELOPE_KAFKA_LIBS=$libs
-ensure_faketime
+ensure_faketime || say "going on without libfaketime"
 cargo test --all-features --test it --no-run
 log=$target/tmp/faults.log
 mkdir -p "$target/tmp"
@@ -26,5 +26,9 @@ say "all that is printed goes to $log"
 echo "| row | fault | times injected | records | lost | duplicates | bound | longest stall | |"
 echo "|---|---|---|---|---|---|---|---|---|"
 # The lines of the rows out of all that is printed, as they come.
+status=0
 with_broker cargo test --quiet --all-features --test it -- "::$row" --nocapture --test-threads 1 2>&1 |
-    tee "$log" | sed -u -n -e 's/^[^|]*\(| [0-9]* | .* |\)$/\1/p' -e 's/^.*\(row [0-9]*[:,] .*\)$/\1/p'
+    tee "$log" | sed -u -n -e 's/^[^|]*\(| [0-9]* | .* |\)$/\1/p' -e 's/^.*\(row [0-9]*[:,] .*\)$/\1/p' || status=$?
+# A row that fails before its end has no line.
+[ "$status" = 0 ] || say "failed: $(sed -n 's/^    \(fault_table::.*::row_.*\)$/\1/p' "$log" | sort -u | tr '\n' ' ')"
+exit "$status"

@@ -13,9 +13,9 @@ use crate::support::{TestTopic, consume_all, eventually, shared_broker, unique};
 
 const SOON: Duration = Duration::from_secs(90);
 
-/// Two services copy a topic in transactions, of which three in ten fail when all is in the outbox. They are killed right
-/// when a transaction is to be committed, and frozen until another with their `transactional.id` has taken over, which
-/// fences them. A reader of committed records finds each record copied exactly once.
+/// Two services copy a topic in transactions, of which three in ten fail when all is in the outbox. They are killed
+/// soon after a handler is done, while its transaction is committed or the next one is open, and frozen until another with
+/// their `transactional.id` has taken over, which fences them. A reader of committed records finds each record copied exactly once.
 #[test]
 fn row_18_transactions() {
     let rounds = by_length(2, 25);
