@@ -361,8 +361,12 @@ impl Drop for Scene {
         if std::thread::panicking() {
             self.read_on();
             for (number, service) in self.services.iter().enumerate() {
-                let last = service.reading.lines.iter().rev().take(12).map(|line| format!("{line:?}"));
-                eprintln!("service {number}, the last first:\n{}", last.collect::<Vec<_>>().join("\n"));
+                let is_handled = |line: &&Line| matches!(line.what, What::Handled { .. });
+                let (handled, others): (Vec<_>, Vec<_>) = service.reading.lines.iter().rev().partition(is_handled);
+                eprintln!("service {number}, the last first:");
+                for line in handled.iter().take(3).chain(others.iter().take(30)) {
+                    eprintln!("{line:?}");
+                }
             }
         }
         // They write there.
