@@ -15,6 +15,7 @@ use crate::consumer::context::Context;
 use crate::consumer::fetch::Fetch;
 use crate::error::Result;
 use crate::native::{self, Reader};
+use crate::refusal::RefusalKind;
 
 /// Makes a client like the one that is there.
 pub(in crate::consumer) type Make = Box<dyn Fn() -> Result<Reader<Context>> + Send>;
@@ -90,7 +91,7 @@ impl Fetch {
         if exile.renew_at.take().is_none() {
             exile.is_asked = true;
             self.reader.ask_topic_ids(exile.topics.iter().map(String::as_str));
-        } else if self.lanes.iter().next().is_none() && self.link.lock().fatal.is_none() {
+        } else if self.lanes.iter().next().is_none() && !self.is_refused() && self.link.lock().fatal.is_none() {
             self.renew();
         }
     }
@@ -101,6 +102,12 @@ impl Fetch {
             exile.is_asked = false;
             exile.renew_at = Some(Instant::now() + GRACE.min(self.options.max_poll_interval));
         }
+    }
+
+    /// Whether the group's coordinator is there, and does not let this member in: it would not let another client in.
+    fn is_refused(&self) -> bool {
+        let refusals = self.reader.consumer().context().trouble.refusals.all();
+        refusals.iter().any(|refusal| refusal.kind == RefusalKind::Group)
     }
 
     fn renew(&mut self) {
