@@ -44,6 +44,7 @@ impl TopicIds {
             let known = self.known.entry(topic.clone()).or_default();
             let is_other = !known.is_empty() && !known.contains(&id);
             if !known.contains(&id) {
+                log::debug!("topic {topic} has the id {id:?}");
                 known.push(id);
             }
             is_other.then_some(topic)

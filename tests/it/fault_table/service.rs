@@ -58,6 +58,9 @@ pub(super) enum Commits {
     Overlapped(usize),
 }
 
+/// What a service logs that has learned the id of its topic, by which it will notice another of the same name.
+pub(super) const KNOWS_ITS_TOPIC: &str = "has the id";
+
 /// What the handler does with a batch.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) enum Work {
@@ -253,7 +256,7 @@ impl Log for Lines {
             self.0.write(What::Revoked { partitions: partitions() });
         } else if line.starts_with("lost ") {
             self.0.write(What::Lost { partitions: partitions() });
-        } else if record.level() <= Level::Info {
+        } else if record.level() <= Level::Info || line.contains(KNOWS_ITS_TOPIC) {
             self.0.write(What::Logged { line });
         }
     }

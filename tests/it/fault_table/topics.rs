@@ -11,7 +11,7 @@ use super::history::{Clock, What};
 use super::load::{ENDLESS, Payload};
 use super::log_of_topic::log_of;
 use super::report::by_length;
-use super::service::PARTITIONS;
+use super::service::{KNOWS_ITS_TOPIC, PARTITIONS};
 use super::{Report, Scene, Setup, Work};
 use crate::support::kafka::{self, create_partitions};
 use crate::support::{
@@ -37,6 +37,13 @@ fn row_12_topics_made_anew() {
     let first = scene.evidence(log).check();
     let mut report = Report::of(12, "a topic is deleted and made anew", times, first.records, &first, 0);
     for generation in 1..=times {
+        let knows = |scene: &mut Scene, service: usize| {
+            let is_told = |what: &What| matches!(what, What::Logged { line } if line.contains(KNOWS_ITS_TOPIC));
+            scene.lines(service).iter().any(|line| is_told(&line.what))
+        };
+        eventually(SOON, "all know the topic", || {
+            running.iter().all(|service| knows(&mut scene, *service)).then_some(())
+        });
         delete_topic(&scene.bootstrap, &scene.topic);
         let deleted = clock.now();
         create_topic_with(&scene.bootstrap, &scene.topic, 3, &[]);
