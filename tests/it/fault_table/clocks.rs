@@ -61,7 +61,8 @@ fn library() -> Option<PathBuf> {
 }
 
 /// The wall clock of services jumps by an hour, ahead and back, while they work. Nothing stalls, and nothing is repeated.
-/// The clock is libfaketime's: the machine's own is not ours to change, and the broker keeps the true time.
+/// The clock is libfaketime's: the machine's own is not ours to change, and the broker keeps the true time. That no latency is
+/// negative then is a test of `stage_latencies`, beside it.
 #[test]
 fn row_29_jumping_clocks() {
     let jumps = by_length(6, 60);
