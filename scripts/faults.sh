@@ -18,7 +18,6 @@ done
 
 libs=$(bash scripts/kafka.sh)
 export KAFKA_ENVELOPE_KAFKA_LIBS=$libs
-ensure_faketime || say "going on without libfaketime"
 cargo test --all-features --test it --no-run
 log=$target/tmp/faults.log
 mkdir -p "$target/tmp"

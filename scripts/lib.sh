@@ -79,13 +79,6 @@ ensure_java() {
     [ "$(java_version)" -ge 17 ] || { say "Java 17 or later is needed, found: $(java_version)"; return 1; }
 }
 
-# A library for tests that let the wall clock jump.
-ensure_faketime() {
-    local places
-    places=$(compgen -G '/usr/lib*/faketime/libfaketimeMT.so.1' || compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' || true)
-    [ -n "$places" ] || install_packages libfaketime
-}
-
 # A server, for tests that start their own on a free port.
 ensure_redis() { command -v redis-server >/dev/null || install_packages redis-server; }
 

@@ -34,7 +34,6 @@ else
     [ -n "${KAFKA_BOOTSTRAP_SERVERS:-}" ] || pattern="$needs_own|shared_broker"
     leave_out "there is no Apache Kafka to start (see above)" "$pattern"
 fi
-ensure_faketime || leave_out "there is no libfaketime (see above)" 'Faketime::start'
 ensure_redis || leave_out "there is no redis-server to start (see above)" 'Redis::start'
 
 if [ ${#not_run[@]} = 0 ]; then

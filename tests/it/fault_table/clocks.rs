@@ -1,88 +1,86 @@
 //! Row 29: wall clocks that jump.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::report::by_length;
 use super::{Report, Scene, Setup, Work};
 use crate::support::{shared_broker, unique};
 
 const SOON: Duration = Duration::from_secs(60);
-const FAULT: &str = "the wall clock jumps by an hour";
 
-/// A wall clock of its own for processes that are started with it.
-struct Faketime {
+/// A wall clock that can be set, of processes that are started with it.
+struct WallClock {
     library: PathBuf,
-    offset: PathBuf,
+    seconds_ahead: PathBuf,
 }
 
-impl Faketime {
-    /// The error says why this machine has none.
-    fn start() -> Result<Faketime, String> {
-        let library = library().ok_or("there is no libfaketime, which `bash scripts/test.sh` gets")?;
-        let offset = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("clock"));
-        let clock = Faketime { library, offset };
-        clock.jump("+0");
-        Ok(clock)
+impl WallClock {
+    fn new() -> WallClock {
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique("clock"));
+        let clock = WallClock { library: place.with_extension("so"), seconds_ahead: place };
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fault_table/wall_clock.c");
+        let mut compiler = Command::new("cc");
+        compiler
+            .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+            .args([&clock.library, &source])
+            .arg("-ldl");
+        assert!(compiler.status().unwrap().success());
+        clock.set(0);
+        clock
     }
 
-    /// To the true time and so much, such as `-1h`.
-    fn jump(&self, offset: &str) {
-        // Replaced as a whole: it is read all the time.
-        let fresh = self.offset.with_extension("fresh");
-        fs::write(&fresh, offset).unwrap();
-        fs::rename(fresh, &self.offset).unwrap();
+    fn set(&self, hours_ahead: i64) {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&self.seconds_ahead).unwrap();
+        file.write_all(&(hours_ahead * 3_600).to_ne_bytes()).unwrap();
+    }
+
+    /// The time as a process sees that was started with this clock, in seconds.
+    fn seen(&self) -> u64 {
+        let date = Command::new("date").arg("+%s").envs(self.environment()).output().unwrap();
+        String::from_utf8(date.stdout).unwrap().trim().parse().unwrap()
     }
 
     fn environment(&self) -> Vec<(String, String)> {
-        [
-            ("LD_PRELOAD", self.library.to_str().unwrap()),
-            ("FAKETIME_TIMESTAMP_FILE", self.offset.to_str().unwrap()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
+        [("LD_PRELOAD", &self.library), ("WALL_CLOCK", &self.seconds_ahead)]
+            .map(|(key, path)| (key.to_owned(), path.to_str().unwrap().to_owned()))
+            .into()
     }
 }
 
-impl Drop for Faketime {
+impl Drop for WallClock {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.offset);
+        let _ = (fs::remove_file(&self.library), fs::remove_file(&self.seconds_ahead));
     }
-}
-
-/// Where Debian and others have it.
-fn library() -> Option<PathBuf> {
-    let dirs = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
-    let named = |dir: PathBuf| dir.join("faketime/libfaketimeMT.so.1");
-    dirs.chain([PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib64")]).map(named).find(|path| path.exists())
 }
 
 /// The wall clock of services jumps by an hour, ahead and back, while they work. Nothing stalls, and nothing is repeated.
-/// The clock is libfaketime's: the machine's own is not ours to change, and the broker keeps the true time. That no latency is
-/// negative then is a test of `stage_latencies`, beside it.
+/// Waits that are under way feel it, as they do where a machine's clock is set (`wall_clock.c`); the broker keeps the true time.
+/// That no latency is negative then is a test of `stage_latencies`, beside it.
 #[test]
 fn row_29_jumping_clocks() {
     let jumps = by_length(6, 60);
     let records = jumps * 3_000;
-    let clock = match Faketime::start() {
-        Ok(clock) => clock,
-        Err(why) => return Report::cannot(29, FAULT, &why),
-    };
+    let clock = WallClock::new();
+    clock.set(1);
+    let ahead = clock.seen().abs_diff(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs());
+    assert!((3_500..3_700).contains(&ahead), "{ahead} s");
+    clock.set(0);
     let mut scene = Scene::start(Setup::new(shared_broker(), records).rate(2_000));
     scene.service.environment = clock.environment();
     // A jump meets some batches in hand, and some waits.
     scene.service.work = Work::Takes(Duration::from_millis(20));
     let services = [scene.spawn(), scene.spawn()];
     let mut injected = 0;
-    for jump in ["+1h", "+0", "-1h", "+0", "+1h", "-1h"].iter().cycle().take(jumps) {
+    for hours_ahead in [1, 0, -1, 0, 1, -1].into_iter().cycle().take(jumps) {
         scene.until_all_handle(&services, 500, SOON);
-        clock.jump(jump);
+        clock.set(hours_ahead);
         injected += 1;
     }
     // The second one joins, which hands partitions over: once, and committed.
     let verdict = scene.finish(SOON);
-    Report::of(29, FAULT, injected, records, &verdict, 0).file();
+    Report::of(29, "the wall clock jumps by an hour", injected, records, &verdict, 0).file();
 }
