@@ -16,6 +16,10 @@ pub(super) struct Lane {
     pub(super) partition: i32,
     /// The offset after the last record taken.
     pub(super) next: Option<i64>,
+    /// That record's leader epoch.
+    pub(super) leader_epoch: Option<i32>,
+    /// The last `next` that was sought because something else came.
+    doubted: Option<i64>,
     /// To be sought there before anything more is taken: an offset, or one of librdkafka's logical ones.
     pub(super) seek: Option<i64>,
     /// The leader epoch of the record before: librdkafka then asks whether the log still has that.
@@ -41,9 +45,14 @@ pub(super) struct Start {
     /// The leader epoch of the record before `committed`.
     pub(super) committed_epoch: Option<i32>,
     pub(super) is_checked: bool,
-    /// It was sought in such a way that librdkafka looked whether the log lost its end.
-    pub(super) has_looked: bool,
+    /// The first record for which it was sought in such a way that librdkafka looked whether the log lost its end, and how
+    /// often that was done.
+    looked_at: Option<i64>,
+    looks: u32,
 }
+
+/// So many times a start is looked at: librdkafka may skip once more, for which see [`Lane::doubts`].
+const MOST_LOOKS: u32 = 3;
 
 impl Start {
     /// Where it has to be read from again, before this first record counts: another leader wrote it than the one before
@@ -51,8 +60,12 @@ impl Start {
     /// would be skipped. librdkafka looks for that at a seek, and not at a start.
     pub(super) fn look_from(&mut self, offset: i64, leader_epoch: Option<i32>) -> Option<(i64, i32)> {
         let (committed, before) = self.committed.zip(self.committed_epoch)?;
-        let is_due = !self.has_looked && !self.is_checked && committed <= offset && before < leader_epoch?;
-        self.has_looked |= is_due;
+        let is_new = self.looked_at != Some(offset) && self.looks < MOST_LOOKS;
+        let is_due = is_new && !self.is_checked && committed <= offset && before < leader_epoch?;
+        if is_due {
+            self.looked_at = Some(offset);
+            self.looks += 1;
+        }
         is_due.then_some((committed, before))
     }
 }
@@ -65,6 +78,8 @@ impl Lane {
             topic,
             partition,
             next: None,
+            leader_epoch: None,
+            doubted: None,
             seek: None,
             seek_epoch: None,
             seek_at: None,
@@ -77,9 +92,28 @@ impl Lane {
         }
     }
 
+    /// Whether the next record has to be sought once, because this one came instead, and by another leader.
+    ///
+    /// Compaction and transactions leave such gaps. So does librdkafka 2.12 where a leader's epoch rises while it has
+    /// records that nobody took: two updates of the metadata in a row, and a fetch that was under way, make it take the end
+    /// of the old epoch for the log's end, throw those records away and go on after them
+    /// (`rd_kafka_toppar_handle_OffsetForLeaderEpoch` compares with a position that changed since it asked).
+    pub(super) fn doubts(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
+        let is_gap = self.next.is_some_and(|next| next < offset);
+        let is_doubtful = is_gap && self.leader_epoch < leader_epoch && self.doubted != self.next;
+        if is_doubtful {
+            let (topic, partition) = (&self.topic, self.partition);
+            log::debug!("{topic}:{partition}: {offset} came instead of {:?}, which is sought once", self.next);
+            (self.doubted, self.seek) = (self.next, self.next);
+        }
+        is_doubtful
+    }
+
     /// It need not be sought any more. Where the seek was to look whether the log lost its end, the next start does.
     pub(super) fn stay(&mut self) {
-        self.start.has_looked &= self.seek_epoch.is_none();
+        if self.seek_epoch.is_some() {
+            self.start.looked_at = None;
+        }
         (self.seek, self.seek_epoch, self.seek_at) = (None, None, None);
     }
 
@@ -158,7 +192,25 @@ mod tests {
         assert_eq!(Start::default().look_from(0, Some(4)), None, "nothing is committed");
         let mut changed = start();
         assert_eq!(changed.look_from(12, Some(4)), Some((10, 3)));
-        assert_eq!(changed.look_from(10, Some(4)), None, "once");
+        assert_eq!(changed.look_from(12, Some(4)), None, "it is what the log has");
+        assert!(changed.look_from(10, Some(4)).is_some() && changed.look_from(12, Some(4)).is_some());
+        assert_eq!(changed.look_from(10, Some(4)), None, "not for ever");
+    }
+
+    #[test]
+    fn a_gap_is_doubted_once_and_only_where_the_leader_changed() {
+        let mut ledger = Ledger::default();
+        let id = ledger.id("t", 0);
+        ledger.assigned(id);
+        let mut lane = Lane::new(id, ledger.epoch(id).unwrap(), "t".into(), 0, Progress::new(Instant::now(), None));
+        assert!(!lane.doubts(5, Some(4)), "a start");
+        (lane.next, lane.leader_epoch) = (Some(10), Some(3));
+        assert!(!lane.doubts(10, Some(4)) && !lane.doubts(12, Some(3)) && !lane.doubts(12, None));
+        assert!(lane.doubts(12, Some(4)));
+        assert_eq!(lane.seek, Some(10));
+        assert!(!lane.doubts(12, Some(4)), "that is what the log has");
+        (lane.next, lane.leader_epoch) = (Some(20), Some(4));
+        assert!(lane.doubts(30, Some(5)));
     }
 
     #[test]

@@ -66,6 +66,7 @@ mod failures;
 mod fault_table;
 mod fuzz_bodies;
 mod group;
+mod leader_epochs;
 mod low_level;
 mod offset_resets;
 mod policies;

@@ -188,6 +188,9 @@ impl Fetch {
                     return;
                 }
             }
+            if lane.doubts(offset, record.leader_epoch()) {
+                return;
+            }
             if lane.next.is_some_and(|next| offset < next) {
                 lane.seek = Some(offset);
                 rewound.push((lane.id, offset));
@@ -222,7 +225,7 @@ impl Fetch {
                     is_start = true;
                 }
             }
-            lane.next = Some(offset + 1);
+            (lane.next, lane.leader_epoch) = (Some(offset + 1), record.leader_epoch());
             round.push((lane.id, offset, record.leader_epoch()));
         });
         if !round.is_empty() || !rewound.is_empty() {

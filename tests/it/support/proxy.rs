@@ -12,7 +12,9 @@ use super::proxy_frames::{api_of, note_of, spoil_sequence, without_brokers};
 
 pub(super) const PRODUCE: i16 = 0;
 pub(super) const METADATA: i16 = 3;
+pub(crate) const FETCH: i16 = 1;
 pub(crate) const OFFSET_COMMIT: i16 = 8;
+pub(crate) const OFFSET_FOR_LEADER_EPOCH: i16 = 23;
 
 /// What is slow is passed on in so many pieces a second.
 const PIECES: usize = 10;
@@ -47,6 +49,8 @@ pub(crate) enum Fate {
     Lost,
     /// Others overtake it.
     Late(Duration),
+    /// Of the only partition in an answer to [`OFFSET_FOR_LEADER_EPOCH`]: its epoch ends here.
+    EndsAt(i64),
 }
 
 /// Of the answers to one kind of question every so many-th has this fate.
@@ -65,6 +69,8 @@ struct State {
     /// How many answers the rule met, and how many had its fate.
     met: AtomicUsize,
     treated: AtomicUsize,
+    /// How many questions of each kind came.
+    asked: Mutex<BTreeMap<i16, usize>>,
     spoils: AtomicBool,
     hides: AtomicBool,
     /// How many answers without brokers each client got.
@@ -119,6 +125,7 @@ impl Proxy {
             rule: Mutex::default(),
             met: AtomicUsize::new(0),
             treated: AtomicUsize::new(0),
+            asked: Mutex::default(),
             spoils: AtomicBool::new(false),
             hides: AtomicBool::new(false),
             hidden: Mutex::default(),
@@ -171,6 +178,11 @@ impl Proxy {
         self.state.treated.load(Ordering::SeqCst)
     }
 
+    /// How many questions of this kind came so far.
+    pub(crate) fn asked(&self, api: i16) -> usize {
+        self.state.asked.lock().unwrap().get(&api).copied().unwrap_or(0)
+    }
+
     /// The next records of an idempotent producer arrive with the number of others, which the broker refuses.
     pub(crate) fn spoil_a_sequence(&self) {
         self.state.spoils.store(true, Ordering::SeqCst);
@@ -216,11 +228,12 @@ impl State {
         if spoils && !spoil_sequence(&mut frame) {
             self.spoils.store(true, Ordering::SeqCst);
         }
+        *self.asked.lock().unwrap().entry(question.0).or_default() += 1;
         questions.lock().unwrap().insert(correlation, question);
         Passing::Now(frame)
     }
 
-    fn answer(&self, questions: &Questions, frame: Vec<u8>) -> Passing {
+    fn answer(&self, questions: &Questions, mut frame: Vec<u8>) -> Passing {
         let correlation = i32::from_be_bytes(frame[..4].try_into().unwrap());
         let Some((api, version, client)) = questions.lock().unwrap().remove(&correlation) else {
             return Passing::Now(frame);
@@ -239,6 +252,12 @@ impl State {
         match rule.fate {
             Fate::Lost => Passing::Never,
             Fate::Late(time) => Passing::Later(time, frame),
+            Fate::EndsAt(offset) => {
+                assert!(version < 4, "an answer of version {version} ends otherwise");
+                let end = frame.len() - 8;
+                frame[end..].copy_from_slice(&offset.to_be_bytes());
+                Passing::Now(frame)
+            }
         }
     }
 

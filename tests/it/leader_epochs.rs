@@ -1,0 +1,61 @@
+//! A partition gets another leader, or the same in a new epoch, and librdkafka asks where the old epoch ended.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use kafka_envelope::{Batch, Consumer};
+
+use crate::support::proxy::{FETCH, Fate, OFFSET_FOR_LEADER_EPOCH, Proxy};
+use crate::support::{create_topic, eventually, group, keep_logs, logged, produce_numbers};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// librdkafka may hold the answer against a position that it has come to since it asked, take the log for cut off there, and
+/// throw away all before it that nobody took yet. Here the answer itself says so.
+#[test]
+fn records_that_librdkafka_throws_away_are_read_again() {
+    keep_logs();
+    let (proxy, mut broker) = Proxy::start();
+    let direct = broker.bootstrap().to_owned();
+    let topic = create_topic(&direct, 1);
+    produce_numbers(&direct, &topic, 0, 0..800);
+    broker.stop();
+    broker.restart();
+    produce_numbers(&direct, &topic, 0, 800..1_000);
+
+    let asking = [("topic.metadata.refresh.interval.ms", "500")];
+    let builder = Consumer::builder("reader", proxy.address(), &group()).topics([&topic]).batch_size(50).config(asking);
+    let mut consumer = builder.idle_timeout(PATIENCE).build().unwrap();
+    let stopper = consumer.stopper();
+    let (begin, has_begun) = channel();
+    let (go_on, may_go_on) = channel();
+    let reader = thread::spawn(move || {
+        let mut handled = Vec::new();
+        let handler = |batch: &Batch<u64>| {
+            if handled.is_empty() {
+                begin.send(()).unwrap();
+                may_go_on.recv().unwrap();
+            }
+            handled.extend(batch.iter().map(|record| record.payload));
+            if handled.last() == Some(&999) {
+                stopper.stop();
+            }
+            Ok(())
+        };
+        consumer.run(handler).unwrap();
+        handled
+    });
+    has_begun.recv_timeout(PATIENCE).unwrap();
+    // All the rest is fetched by now, and waits behind the first batch.
+    proxy.treat(OFFSET_FOR_LEADER_EPOCH, 1, Fate::EndsAt(800));
+    broker.stop();
+    broker.restart();
+    eventually(PATIENCE, "the end of the epoch is told", || (proxy.treated() > 0).then_some(()));
+    proxy.treat_none();
+    let before = proxy.asked(FETCH);
+    eventually(PATIENCE, "it fetches again", || (proxy.asked(FETCH) > before).then_some(()));
+    go_on.send(()).unwrap();
+    assert_eq!(reader.join().unwrap(), (0..1_000).collect::<Vec<u64>>());
+    assert_eq!(logged(&["DEBUG", &topic, "came instead of"]).len(), 1);
+}
