@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::client;
@@ -116,7 +115,7 @@ impl Fetch {
         for (topic, _, code) in &reply.partitions {
             let refusal = code.and_then(|code| Refusal::of_right(code, topic));
             if let Some(refusal) = refusal.filter(|refusal| refusal.kind == RefusalKind::Topic) {
-                self.reader.consumer().context().trouble.refusals.met(refusal);
+                self.refusals().met(refusal);
             }
         }
         if let Some(code) = error.filter(|_| known) {
@@ -140,7 +139,7 @@ impl Fetch {
         if let Some(refusal) =
             Refusal::of_right(code, &self.options.group).filter(|refusal| refusal.kind == RefusalKind::Group)
         {
-            self.reader.consumer().context().trouble.refusals.met(refusal);
+            self.refusals().met(refusal);
         }
         if matches!(code, Code::Fatal | Code::FencedInstanceId | Code::Fenced) {
             self.client_error(KafkaError::MessageConsumptionFatal(code));

@@ -39,7 +39,7 @@ use crate::consumer::topic_ids::TopicIds;
 use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
 use crate::native::{Reader, Reply, TopicId};
-use crate::refusal::{Refusal, RefusalKind};
+use crate::refusal::{Refusal, RefusalKind, Standing};
 
 /// How long a quiet consumer sleeps at most, to serve what rings no bell.
 const QUIET: Duration = Duration::from_secs(1);
@@ -212,9 +212,14 @@ impl Fetch {
         self.link.wake_caller();
     }
 
+    /// What brokers refuse the client.
+    fn refusals(&self) -> &Standing {
+        &self.reader.consumer().context().trouble.refusals
+    }
+
     /// Brokers answer, so they refuse no connection, and not what `granted` says.
     fn let_in(&self, granted: impl Fn(&Refusal) -> bool) {
-        let refusals = &self.reader.consumer().context().trouble.refusals;
+        let refusals = self.refusals();
         refusals.answered();
         refusals.over(granted);
     }
@@ -459,7 +464,7 @@ impl Fetch {
                 // Nothing else tells it again: a partition that may not be read is not read.
                 Err(code) => {
                     if let Some(refusal) = Refusal::of_right(code, &topic) {
-                        self.reader.consumer().context().trouble.refusals.met(refusal);
+                        self.refusals().met(refusal);
                     }
                 }
             }

@@ -53,7 +53,7 @@ impl Fetch {
             return;
         }
         // The refused ones, too: an answer tells that they are so no more.
-        let refusals = self.reader.consumer().context().trouble.refusals.all();
+        let refusals = self.refusals().all();
         let refused = refusals.iter().filter(|refusal| refusal.kind == RefusalKind::Topic);
         let refused = refused.filter_map(|refusal| refusal.subject.as_deref());
         let topics: BTreeSet<_> = self.lanes.topics().chain(refused).collect();
@@ -171,6 +171,7 @@ impl Fetch {
                 }
             };
             let (topic, partition, offset) = (record.topic_handle(), record.partition(), record.offset());
+            let leader_epoch = record.leader_epoch();
             let known = run.filter(|run| run.topic == topic && run.partition == partition);
             let id = known.map(|run| run.id).or_else(|| lanes.find(&record.topic(), partition));
             // Not ours any more: it comes to somebody else.
@@ -183,12 +184,12 @@ impl Fetch {
                 return;
             }
             if lane.next.is_none() {
-                if let Some((from, epoch)) = lane.start.look_from(offset, record.leader_epoch()) {
+                if let Some((from, epoch)) = lane.start.look_from(offset, leader_epoch) {
                     (lane.seek, lane.seek_epoch) = (Some(from), Some(epoch));
                     return;
                 }
             }
-            if lane.doubts(offset, record.leader_epoch()) {
+            if lane.doubts(offset, leader_epoch) {
                 return;
             }
             if lane.next.is_some_and(|next| offset < next) {
@@ -225,8 +226,8 @@ impl Fetch {
                     is_start = true;
                 }
             }
-            (lane.next, lane.leader_epoch) = (Some(offset + 1), record.leader_epoch());
-            round.push((lane.id, offset, record.leader_epoch()));
+            (lane.next, lane.leader_epoch) = (Some(offset + 1), leader_epoch);
+            round.push((lane.id, offset, leader_epoch));
         });
         if !round.is_empty() || !rewound.is_empty() {
             let refusals = &reader.consumer().context().trouble.refusals;
@@ -290,7 +291,7 @@ impl Fetch {
             }
             _ => {
                 match Refusal::of_right(code, &topic) {
-                    Some(refusal) => self.reader.consumer().context().trouble.refusals.met(refusal),
+                    Some(refusal) => self.refusals().met(refusal),
                     None => log::error!("{topic}:{partition} at offset {offset}: {reason}"),
                 }
                 self.client_error(KafkaError::MessageConsumption(code));

@@ -106,7 +106,7 @@ impl Fetch {
 
     /// Whether the group's coordinator is there, and does not let this member in: it would not let another client in.
     fn is_refused(&self) -> bool {
-        let refusals = self.reader.consumer().context().trouble.refusals.all();
+        let refusals = self.refusals().all();
         refusals.iter().any(|refusal| refusal.kind == RefusalKind::Group)
     }
 

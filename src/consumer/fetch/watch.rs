@@ -160,7 +160,7 @@ impl Fetch {
         // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again, and so is
         // a topic that may not be known.
         let age = timeout.max(topic_ids::INTERVAL).saturating_mul(2);
-        self.reader.consumer().context().trouble.refusals.over_since(age, |refusal| {
+        self.refusals().over_since(age, |refusal| {
             let is_behind = behind.iter().any(|topic| is_of_topic(refusal, topic));
             !is_behind && self.lanes.topics().any(|topic| is_of_topic(refusal, topic))
         });

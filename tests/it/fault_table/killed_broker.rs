@@ -23,13 +23,7 @@ fn row_06_killed_broker() {
         broker.kill();
         broker.restart();
     }
-    scene.until_all_handle(&running, 500, SOON);
-    let records = scene.end_loads(SOON);
-    let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
-    let failures = scene.load.failures();
-    assert!(failures.is_empty(), "{failures:?}");
-    let verdict = scene.finish(SOON);
-    Report::of(6, "the only broker is killed and started again", kills, records, &verdict, bound).file();
+    end(scene, &running, kills, "the only broker is killed and started again");
 }
 
 /// Of three brokers one after the other gets a SIGKILL under load and comes back, each record on all three and acknowledged
@@ -50,11 +44,16 @@ fn row_06_killed_brokers_of_three() {
         cluster.node(node).restart();
         cluster.until_in_sync();
     }
-    scene.until_all_handle(&running, 500, SOON);
+    end(scene, &running, kills, "one of three brokers is killed and started again");
+}
+
+/// All goes on after so many kills, and every record was acknowledged.
+fn end(mut scene: Scene, running: &[usize], kills: usize, fault: &'static str) {
+    scene.until_all_handle(running, 500, SOON);
     let records = scene.end_loads(SOON);
     let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
     let failures = scene.load.failures();
     assert!(failures.is_empty(), "{failures:?}");
     let verdict = scene.finish(SOON);
-    Report::of(6, "one of three brokers is killed and started again", kills, records, &verdict, bound).file();
+    Report::of(6, fault, kills, records, &verdict, bound).file();
 }

@@ -19,36 +19,32 @@ const UNMATCHED: &str = "which is not in flight";
 /// `socket.timeout.ms` (2 s here) it is sent again, nobody leaves the group, and nothing is handled twice.
 #[test]
 fn row_09_lost_answers() {
-    let losses = by_length(4, 50);
-    let (proxy, mut scene) = start(&[("socket.timeout.ms", "2000")]);
-    let running = [scene.spawn(), scene.spawn()];
-    scene.until_all_handle(&running, 500, SOON);
-    proxy.treat(OFFSET_COMMIT, 20, Fate::Lost);
-    eventually(SOON * losses as u32, "answers are lost", || (proxy.treated() >= losses).then_some(()));
-    proxy.treat_none();
-    scene.until_all_handle(&running, 500, SOON);
-    assert_eq!(scene.logged(UNMATCHED), [""; 0]);
-    let records = scene.end_loads(SOON);
-    let verdict = scene.finish(SOON);
-    Report::of(9, "answers to commits are lost", proxy.treated(), records, &verdict, 0).file();
+    let (fault, times) = ("answers to commits are lost", by_length(4, 50));
+    commits_go_on((9, fault), &[("socket.timeout.ms", "2000")], times, Fate::Lost);
 }
 
 /// Answers to commits come twice as late as librdkafka waits for them, which has asked again by then, on the same
 /// connection. Nothing is committed backward, and nothing is handled twice.
 #[test]
 fn row_25_answers_after_their_timeout() {
-    let late = by_length(3, 30);
-    let (proxy, mut scene) = start(&[("socket.timeout.ms", "2000"), ("socket.max.fails", "0")]);
+    let (fault, times) = ("answers to commits come after their timeout", by_length(3, 30));
+    let settings = [("socket.timeout.ms", "2000"), ("socket.max.fails", "0")];
+    commits_go_on((25, fault), &settings, times, Fate::Late(Duration::from_secs(4)));
+}
+
+/// Every twentieth answer to a commit has this fate, so many times, and nothing is handled twice.
+fn commits_go_on((row, fault): (u32, &'static str), settings: &[(&str, &str)], times: usize, fate: Fate) {
+    let (proxy, mut scene) = start(settings);
     let running = [scene.spawn(), scene.spawn()];
     scene.until_all_handle(&running, 500, SOON);
-    proxy.treat(OFFSET_COMMIT, 20, Fate::Late(Duration::from_secs(4)));
-    eventually(SOON * late as u32, "answers are late", || (proxy.treated() >= late).then_some(()));
+    proxy.treat(OFFSET_COMMIT, 20, fate);
+    eventually(SOON * times as u32, fault, || (proxy.treated() >= times).then_some(()));
     proxy.treat_none();
     scene.until_all_handle(&running, 500, SOON);
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
     let records = scene.end_loads(SOON);
     let verdict = scene.finish(SOON);
-    Report::of(25, "answers to commits come after their timeout", proxy.treated(), records, &verdict, 0).file();
+    Report::of(row, fault, proxy.treated(), records, &verdict, 0).file();
 }
 
 /// Answers to commits come after the deadlines of those who wait: of a revocation (2 s here), as another service joins, and
