@@ -51,6 +51,12 @@ impl Bootstrap {
         }
     }
 
+    /// Nobody was heard for long, which is all that a client notices whose brokers were all taken out of its metadata. Where
+    /// that goes on, the servers are added again and again.
+    pub(crate) fn fear(&self) {
+        self.down_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+    }
+
     fn down(&self, now: Instant) {
         *self.down_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }

@@ -266,6 +266,9 @@ impl ProducerContext for Context {
                 Ok(Delivery { partition: message.partition(), offset: message.offset().max(-1) })
             }
             Err((error, message)) => {
+                if error.rdkafka_error_code() == Some(Code::MessageTimedOut) {
+                    self.bootstrap.fear();
+                }
                 let right = error.rdkafka_error_code().and_then(|code| Refusal::of_right(code, message.topic()));
                 if let Some(refusal) = right.filter(|refusal| refusal.kind == RefusalKind::Topic) {
                     self.trouble.refusals.met(refusal);

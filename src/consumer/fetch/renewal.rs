@@ -72,6 +72,9 @@ impl Fetch {
                 self.exile_from(topics.collect());
             }
             self.bystander.was_member = is_member;
+            if !is_member {
+                self.reader.consumer().context().bootstrap.fear();
+            }
         }
     }
 
@@ -81,6 +84,9 @@ impl Fetch {
     pub(super) fn serve_exile(&mut self) {
         let now = Instant::now();
         self.look_at_membership(now);
+        if self.exile.is_some() {
+            self.reader.consumer().context().bootstrap.fear();
+        }
         let is_due = |exile: &&mut Exile| exile.renew_at.unwrap_or(exile.look_at) <= now;
         let Some(exile) = self.exile.as_mut().filter(is_due) else { return };
         if native::generation(self.reader.consumer().client()).is_some() {
