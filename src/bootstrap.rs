@@ -73,6 +73,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_is_afraid_is_helped_and_is_helped_again_where_that_goes_on() {
+        let bootstrap = Bootstrap::default();
+        let after = |wait| Instant::now() + wait;
+        for _ in 0..3 {
+            bootstrap.fear();
+            assert!(!bootstrap.is_due(Instant::now(), LEAST));
+            let first = *bootstrap.down_since.lock().unwrap();
+            bootstrap.fear();
+            assert_eq!(*bootstrap.down_since.lock().unwrap(), first, "fear does not put it off");
+            assert!(bootstrap.is_due(after(LEAST), LEAST));
+            assert!(!bootstrap.is_due(after(LEAST * 2), LEAST));
+        }
+    }
+
+    #[test]
     fn it_is_due_once_after_the_last_word() {
         let (bootstrap, start, second) = (Bootstrap::default(), Instant::now(), Duration::from_secs(1));
         bootstrap.hear(&KafkaError::Global(Code::BrokerTransportFailure));

@@ -69,8 +69,9 @@ impl Refusal {
         let (broker, text) = without_broker(text);
         let kind = match code {
             Code::BrokerTransportFailure if is_about_certificates(text) => RefusalKind::Tls,
-            // A connection that broke in the middle of the log-in.
+            // A connection that broke in the middle of the log-in or of the handshake, as where a broker ends.
             Code::Authentication if text.contains("Local: Broker transport failure") => return None,
+            Code::SSL if text.contains("SSL transport error") => return None,
             code => kind_of(code)?,
         };
         let subject = match kind {
@@ -185,7 +186,7 @@ pub(crate) fn advice(code: Option<Code>) -> Option<&'static str> {
 }
 
 fn is_about_certificates(text: &str) -> bool {
-    ["certificate verify failed", "SSL alert", "SSL handshake failed"].iter().any(|part| text.contains(part))
+    ["certificate verify failed", "SSL alert"].iter().any(|part| text.contains(part))
 }
 
 /// The broker's address and what follows, of "sasl_ssl://kafka:9093/bootstrap: SSL handshake failed".
@@ -261,5 +262,11 @@ mod tests {
         let broke = "sasl_ssl://a:1/1: SASL SCRAM-SHA-512 mechanism handshake failed: Local: Broker transport failure: broker's \
                      supported mechanisms: (n/a) (after 0ms in state DOWN)";
         assert!(Refusal::of(&KafkaError::Global(Code::Authentication), broke).is_none());
+        let ended = "ssl://a:1/1: SSL handshake failed: Disconnected: connection reset by peer: connecting to a PLAINTEXT broker \
+                     listener? (after 1ms in state SSL_HANDSHAKE)";
+        assert!(Refusal::of(&KafkaError::Global(Code::BrokerTransportFailure), ended).is_none());
+        let ended =
+            "ssl://a:1/1: SSL handshake failed: SSL transport error: Broken pipe (after 1ms in state SSL_HANDSHAKE)";
+        assert!(Refusal::of(&KafkaError::Global(Code::SSL), ended).is_none());
     }
 }

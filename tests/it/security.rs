@@ -1,5 +1,7 @@
 //! TLS and SASL: who may comes in, who may not is told why, and comes in once that is mended.
 
+use std::io::Read as _;
+use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
@@ -176,6 +178,31 @@ fn who_is_let_in_later_goes_on() {
         assert_eq!(reader.join().unwrap(), 5);
         assert_eq!(logged(&["INFO", "no longer refused", &address]).len(), 1, "{:#?}", logged(&[&address]));
     }
+}
+
+/// As where a broker ends, or where the listener is one without TLS.
+#[test]
+fn a_connection_that_ends_in_the_handshake_is_no_refusal() {
+    keep_logs();
+    let tls = secured_broker().tls();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let group = unique("group");
+    let consumer = Consumer::builder("reader", &address, &group).topics(["t"]).config(tls);
+    let mut consumer = consumer.idle_timeout(PATIENCE).build().unwrap();
+    let (health, stopper) = (consumer.health(), consumer.stopper());
+    let reader = thread::spawn(move || consumer.run(|_: &Batch<u64>| Ok(())));
+    for read in [false, true, true].into_iter().cycle().take(9) {
+        let (mut stream, _) = listener.accept().unwrap();
+        // What was not read makes an end a reset.
+        if read {
+            let _ = stream.read(&mut [0; 4096]);
+        }
+    }
+    until("it is told of", || !logged_by_all(&["handshake", &address]).is_empty());
+    assert_eq!(health.refusals(), []);
+    stopper.stop();
+    reader.join().unwrap().unwrap();
 }
 
 /// Everything that knows a secret, at its most talkative.
