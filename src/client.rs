@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::metrics::{self, Statistics};
 use crate::refusal::{Refusal, RefusalKind, Standing};
 
 /// Under which name librdkafka's own words stand in the log.
@@ -75,16 +76,21 @@ fn debug(error: &KafkaError, reason: &str) {
 }
 
 /// What every context does with librdkafka's logs and statistics, and what this one does with errors of the client as a whole:
-/// a function of the context, the error and the reason.
+/// a function of the context, the error and the reason. Where its statistics are measured, also a function of the context
+/// that gives the [`Statistics`](crate::metrics::Statistics).
 macro_rules! client_context {
     ($context:ty, $error:expr) => {
+        $crate::client::client_context!($context, $error, |_| None);
+    };
+    ($context:ty, $error:expr, $statistics:expr) => {
         impl rdkafka::client::ClientContext for $context {
             fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
                 $crate::client::log(level, facility, text);
             }
 
             fn stats_raw(&self, statistics: &[u8]) {
-                $crate::client::statistics(statistics);
+                let heard_by: fn(&$context) -> Option<&$crate::metrics::Statistics> = $statistics;
+                $crate::client::statistics(statistics, heard_by(self));
             }
 
             fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
@@ -124,9 +130,15 @@ pub(crate) fn error(error: &KafkaError, reason: &str) {
     });
 }
 
-/// Statistics, which come where `statistics.interval.ms` is set.
-pub(crate) fn statistics(json: &[u8]) {
-    guarded(|| log::debug!(target: TARGET, "statistics: {}", String::from_utf8_lossy(json)));
+/// Statistics, which come where `statistics.interval.ms` is set. Where they are heard anyway they are no news.
+pub(crate) fn statistics(json: &[u8], heard_by: Option<&Statistics>) {
+    let level = if metrics::IS_ON && heard_by.is_some() { log::Level::Trace } else { log::Level::Debug };
+    guarded(|| {
+        if let Some(statistics) = heard_by {
+            statistics.hear(json);
+        }
+        log::log!(target: TARGET, level, "statistics: {}", String::from_utf8_lossy(json));
+    });
 }
 
 /// A text to log with what is to be added to it; none while it would only repeat itself.

@@ -171,6 +171,9 @@
 //! longer had when they should have been read. [`max_window`](ConsumerBuilder::max_window) bounds how far a partition
 //! is read beyond a record that hangs.
 //!
+//! With the feature `metrics`, consumers and producers tell an exporter of records, batches, handlers, commits, lag and
+//! bytes. See the module `metrics`.
+//!
 //! # Producing
 //!
 //! [`Producer::produce`] and [`Producer::produce_batch`] wait for the acknowledgement of every in-sync replica;
@@ -227,6 +230,7 @@
 //! | `cli` | the program `kafka-envelope`: messages made, shown, traced and put back from a terminal |
 //! | `redis` | `app::RedisCache`: responses reach the replica that waits for them; `stream::RedisSink` |
 //! | `export` | the module `export`: filters, and clients that export what they say; numbers of untyped payloads then keep their text |
+//! | `metrics` | the module `metrics`: what consumers and producers do, through the facade of that name |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
 //! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
 //! | `zstd` | zstd compression; gzip, lz4 and snappy are always there |
@@ -247,6 +251,11 @@ mod error;
 pub mod export;
 pub mod low_level;
 mod message;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod native;
 pub mod producer;
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]

@@ -17,6 +17,7 @@ use crate::consumer::{Consumer, Tally, caught};
 use crate::error::{Result, panic_text};
 use crate::message::arena::Arena;
 use crate::message::record::Parts;
+use crate::metrics::Fate;
 use crate::python::json;
 
 /// So many bytes may be on their way to the cache; then reading waits for it, but not for long, and not again before it is
@@ -67,6 +68,7 @@ pub(super) async fn run(consumer: &mut Consumer, shared: Arc<Shared>) -> Result<
         let parts = arena.records().iter().map(|record| Parts::of(&arena, record));
         let found = parts.filter_map(|parts| response(&shared.form, &shared.responses, &parts));
         let keep: Vec<_> = found.filter_map(|response| shared.responses.arrived(response)).collect();
+        consumer.count(Fate::Handled, &arena);
         consumer.recycle(arena);
         let bytes = keep.iter().map(Keep::size).sum();
         if keep.is_empty() {

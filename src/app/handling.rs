@@ -5,6 +5,7 @@ use std::future::{pending, poll_fn, ready};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use crate::app::context::{Context, Handled};
 use crate::app::emitter::Emitter;
@@ -13,6 +14,7 @@ use crate::app::slot::Slot;
 use crate::app::task::{BoxFuture, Router, Task};
 use crate::error::{BoxError, HandlerError, panic_text};
 use crate::message::record::Record;
+use crate::metrics::Timer;
 
 /// What is asked of every record before anything handles it.
 pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Answer> + Send + Sync>;
@@ -37,6 +39,7 @@ pub(super) struct Service {
 /// What has begun and goes on by itself.
 pub(super) struct Waiting {
     unit: Unit,
+    timer: Timer,
     handling: BoxFuture<Answer>,
     context: Context,
 }
@@ -46,7 +49,8 @@ pub(super) type Answer = Result<(), HandlerError>;
 
 /// What became of those that share a task.
 pub(super) struct Shared {
-    pub(super) ended: Vec<(Unit, Outcome)>,
+    /// Also how long each took.
+    pub(super) ended: Vec<(Unit, Outcome, Duration)>,
     pub(super) waiting: Vec<Waiting>,
 }
 
@@ -64,6 +68,7 @@ pub(super) async fn handle(service: Arc<Service>, begun: Vec<Begun>) -> Shared {
     let (mut ended, mut waiting) = (Vec::with_capacity(begun.len()), Vec::new());
     let is_alone = begun.len() == 1;
     for Begun { unit, task, record, slot, attempt } in begun {
+        let timer = Timer::start();
         let task = task.and_then(|place| service.router.task(place));
         let pipeline = task.and_then(Task::pipeline).cloned();
         let context = Context::new(&service.emitter, Handled::new(record, slot, attempt, pipeline));
@@ -73,13 +78,13 @@ pub(super) async fn handle(service: Arc<Service>, begun: Vec<Begun>) -> Shared {
                 Some(outcome) => outcome,
                 None if is_alone => outcome(handling).await,
                 None => {
-                    waiting.push(Waiting { unit, handling, context });
+                    waiting.push(Waiting { unit, timer, handling, context });
                     continue;
                 }
             },
         };
         context.end();
-        ended.push((unit, outcome));
+        ended.push((unit, outcome, timer.took()));
     }
     Shared { ended, waiting }
 }
@@ -128,10 +133,10 @@ fn poll(handling: &mut BoxFuture<Answer>, task: &mut std::task::Context<'_>) -> 
 
 impl Waiting {
     pub(super) async fn wait(self) -> Shared {
-        let Self { unit, handling, context } = self;
+        let Self { unit, timer, handling, context } = self;
         let outcome = outcome(handling).await;
         context.end();
-        Shared { ended: vec![(unit, outcome)], waiting: Vec::new() }
+        Shared { ended: vec![(unit, outcome, timer.took())], waiting: Vec::new() }
     }
 }
 

@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaRespErr;
 use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::consumer::link::lock;
+use crate::metrics::Statistics;
 
 /// A change of the assignment that waits for an answer.
 #[derive(Debug)]
@@ -28,11 +29,16 @@ pub(super) struct Context {
     closing: AtomicBool,
     pub(super) trouble: client::Trouble,
     pub(super) bootstrap: Bootstrap,
+    pub(super) statistics: Statistics,
 }
 
 impl Context {
     pub(super) fn of_group(group: &str) -> Self {
         Self { trouble: client::Trouble::of_group(group), ..Self::default() }
+    }
+
+    pub(super) fn heard_by(self, statistics: Statistics) -> Self {
+        Self { statistics, ..self }
     }
 
     pub(super) fn next_rebalance(&self) -> Option<Rebalance> {
@@ -49,10 +55,14 @@ impl Context {
     }
 }
 
-client::client_context!(Context, |context, error, reason| {
-    context.trouble.hear(error, reason);
-    context.bootstrap.hear(error);
-});
+client::client_context!(
+    Context,
+    |context, error, reason| {
+        context.trouble.hear(error, reason);
+        context.bootstrap.hear(error);
+    },
+    |context| Some(&context.statistics)
+);
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {

@@ -9,11 +9,15 @@ use crate::consumer::dead_letters::{DeadLetters, Reason};
 use crate::consumer::hand::{Hand, Verdict};
 use crate::consumer::ledger::{CommitOffset, Ledger, TopicPartition};
 use crate::consumer::link::{Link, Look, State};
+use crate::consumer::measure::{count, count_places};
 use crate::consumer::policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::Unreadable;
 use crate::message::arena::Arena;
+#[cfg(feature = "export")]
+use crate::metrics::Fates;
+use crate::metrics::{ConsumerMeter, Fate};
 use crate::producer::{Delivery, Pending};
 
 /// The pauses after transactions that were aborted: a rebalance ends soon, an outage may not.
@@ -34,6 +38,7 @@ pub(super) struct Options {
     pub(super) on_error: OnError,
     pub(super) on_undecodable: OnUndecodable,
     pub(super) dead_letters: Option<DeadLetters>,
+    pub(super) meter: ConsumerMeter,
 }
 
 /// See the module's own words.
@@ -46,6 +51,9 @@ pub(super) struct Desk {
     idle_since: Option<Instant>,
     /// What was done since somebody took this.
     pub(super) summary: Summary,
+    /// What was taken without a handler and is not known to be done.
+    #[cfg(feature = "export")]
+    pub(super) pulled: Fates,
 }
 
 /// What there is to hand over.
@@ -91,7 +99,14 @@ impl Drop for Hold<'_> {
 
 impl Desk {
     pub(super) fn new(options: Options) -> Self {
-        Self { options, hand: None, idle_since: None, summary: Summary::default() }
+        Self {
+            options,
+            hand: None,
+            idle_since: None,
+            summary: Summary::default(),
+            #[cfg(feature = "export")]
+            pulled: Fates::default(),
+        }
     }
 
     /// How many batches may be handled without a confirmation when the next is handed over.
@@ -197,6 +212,7 @@ impl Desk {
             }
         }
         self.summary.records += handed as u64;
+        count(&self.options.meter, Fate::Handled, &hand.arena, handed);
         hand.done(handed);
         self.go_on();
     }
@@ -225,6 +241,7 @@ impl Desk {
             state.handled += u64::from(done > 0);
         }
         self.summary.records += done as u64;
+        count(&self.options.meter, Fate::Handled, &hand.arena, done);
         let batch = outcome.is_err().then(|| hand.arena.reference());
         hand.done(done);
         let Err(Failed { cause, .. }) = outcome else { return Ok(self.go_on()) };
@@ -247,6 +264,10 @@ impl Desk {
     }
 
     fn unreadable(&mut self, link: &Link, done: usize, unreadable: Unreadable) -> Result<Next> {
+        if let Some(hand) = &self.hand {
+            let places = unreadable.iter().map(|(place, _)| place - done);
+            count_places(&self.options.meter, Fate::Undecodable, &hand.arena, places);
+        }
         let how = match self.options.on_undecodable {
             OnUndecodable::Stop => {
                 let first = unreadable.into_iter().next().map(|(_, error)| error);
@@ -262,7 +283,13 @@ impl Desk {
     fn failed(&mut self, link: &Link, at: Option<usize>, seen: Option<&[usize]>, error: Error) -> Result<Next> {
         let Self { hand: Some(hand), options, .. } = self else { return Ok(Next::Finished) };
         let (attempt, attempts) = (hand.arena.attempt(), options.on_error.backoff.attempts);
-        match hand.failed(at, seen, &options.on_error) {
+        let verdict = hand.failed(at, seen, &options.on_error);
+        let blamed = |fate| count_places(&options.meter, fate, &hand.arena, hand.blamed.iter().copied());
+        blamed(Fate::Failed);
+        if matches!(verdict, Verdict::Again(_)) {
+            blamed(Fate::Retried);
+        }
+        match verdict {
             Verdict::Again(Some(pause)) => {
                 log::warn!("attempt {attempt} of {attempts}, again in {pause:?}: {error}");
                 hand.not_before = Some(Instant::now() + pause);
@@ -305,13 +332,15 @@ impl Desk {
             return Ok(Next::Bury(letters));
         }
         let places: Vec<_> = is_current.iter().map(|(place, _)| *place).collect();
+        count_places(&options.meter, Fate::Skipped, &hand.arena, places.iter().copied());
         self.summary.skipped += places.len() as u64;
         Ok(self.given_up(link, &places))
     }
 
     /// This became of the letters. A record is only done once its letter is acknowledged.
     pub(super) fn buried(&mut self, link: &Link, letters: Vec<(usize, Result<Delivery>)>) -> Result<Next> {
-        let Self { hand: Some(hand), options: Options { dead_letters: Some(dead_letters), .. }, .. } = self else {
+        let Self { hand: Some(hand), options: Options { dead_letters: Some(dead_letters), meter, .. }, .. } = self
+        else {
             return Ok(Next::Finished);
         };
         let (mut written, mut failure) = (Vec::new(), None);
@@ -328,6 +357,7 @@ impl Desk {
             }
         }
         self.summary.dead_lettered += written.len() as u64;
+        count_places(meter, Fate::DeadLettered, &hand.arena, written.iter().copied());
         let next = self.given_up(link, &written);
         failure.map_or(Ok(next), Err)
     }

@@ -31,6 +31,7 @@ impl Scene {
             on_error,
             on_undecodable,
             dead_letters: None,
+            meter: Default::default(),
         };
         let committed = (0..PARTITIONS).map(|partition| (partition, 0)).collect();
         let (link, desk) = (Link::default(), Desk::new(options));

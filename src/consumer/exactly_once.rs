@@ -11,6 +11,7 @@ use crate::consumer::membership::Membership;
 use crate::consumer::{COMMIT_DEADLINE, Consumer, Summary, bury, first_of};
 use crate::error::{BoxError, Error, Result};
 use crate::message::arena::Arena;
+use crate::metrics::Timer;
 
 /// A handler whose outputs go into transactions.
 pub(crate) trait Transactions {
@@ -40,6 +41,19 @@ pub(crate) enum Outcome {
     Unknown(Error),
     /// It can do no more.
     Failed(Error),
+}
+
+impl Outcome {
+    /// What a metric shows of it.
+    fn failure(&self) -> Option<&'static str> {
+        match self {
+            Self::Committed => None,
+            Self::Aborted(_) => Some("aborted"),
+            Self::Refused(_) => Some("refused"),
+            Self::Unknown(_) => Some("unknown"),
+            Self::Failed(_) => Some("failed"),
+        }
+    }
 }
 
 impl Consumer {
@@ -118,9 +132,12 @@ impl Consumer {
         };
         let Some(offsets) = desk.offsets(&link.lock()) else { return Ok(true) };
         // What is done of an attempt that failed has lost its outputs.
-        let mut attempt = transactions.attempt(desk.handed()).map_err(|failed| Failed { done: 0, ..failed });
+        let attempt = desk.attempt(|arena| transactions.attempt(arena));
+        let mut attempt = attempt.map_err(|failed| Failed { done: 0, ..failed });
         if attempt.is_ok() {
-            match transactions.commit(&list(&offsets)?, &member) {
+            let (timer, outcome) = (Timer::start(), transactions.commit(&list(&offsets)?, &member));
+            desk.options.meter.committed(timer.took(), outcome.failure());
+            match outcome {
                 Outcome::Committed => desk.committed(link, &offsets),
                 Outcome::Aborted(error) => {
                     let pause = desk.pause();

@@ -12,6 +12,7 @@ use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
+use crate::metrics::ConsumerMeter;
 use crate::producer::{Delivery, Pending};
 
 /// Says of single records that they are begun and done, from anywhere.
@@ -98,6 +99,11 @@ impl Consumer {
     pub(crate) fn tally(&self) -> Tally {
         self.link.lock().flows = true;
         Tally(Arc::clone(&self.link))
+    }
+
+    /// For what becomes of them.
+    pub(crate) fn meter(&self) -> ConsumerMeter {
+        self.desk.options.meter.clone()
     }
 
     pub(crate) fn policies(&self) -> Policies {

@@ -15,6 +15,8 @@ pub(super) struct Hand {
     pub(super) not_before: Option<Instant>,
     /// How often a transaction with its records was aborted.
     pub(super) aborts: u32,
+    /// On which of the records handed over the last attempt failed.
+    pub(super) blamed: Vec<usize>,
 }
 
 /// What comes after a failure.
@@ -28,7 +30,7 @@ pub(super) enum Verdict {
 
 impl Hand {
     pub(super) fn new(arena: Arena) -> Self {
-        Self { arena, suspects: 0, not_before: None, aborts: 0 }
+        Self { arena, suspects: 0, not_before: None, aborts: 0, blamed: Vec::new() }
     }
 
     /// The first so many of the records handed over are done.
@@ -56,6 +58,7 @@ impl Hand {
         for place in &blamed {
             self.arena.blame(*place);
         }
+        self.blamed.clone_from(&blamed);
         let failures = |place: &usize| self.arena.records()[*place].failures;
         let is_spent = |place: &usize| failures(place) >= on_error.backoff.attempts;
         let spent: Vec<_> = blamed.iter().copied().filter(is_spent).collect();

@@ -62,9 +62,7 @@ impl Health {
     /// overdue, and the client lives.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        let state = self.0.lock();
-        let ended = state.ended || state.fatal.is_some();
-        !ended && state.refusals.first().is_none() && state.stalls.is_empty() && state.handler_overdue().is_none()
+        self.0.lock().is_healthy()
     }
 
     /// The partitions that stand still.

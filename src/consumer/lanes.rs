@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::consumer::ledger::{Epoch, PartitionId};
 use crate::consumer::progress::Progress;
+use crate::metrics::PartitionMeter;
 
 /// An owned partition.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub(super) struct Lane {
     pub(super) reassigned: u32,
     /// librdkafka took the partition away for a reassignment and did not take it back.
     pub(super) is_away: bool,
+    pub(super) meter: PartitionMeter,
 }
 
 /// Where the reading of a partition began, until that is compared with where it should have.
@@ -89,6 +91,7 @@ impl Lane {
             reassign_at: None,
             reassigned: 0,
             is_away: false,
+            meter: PartitionMeter::default(),
         }
     }
 

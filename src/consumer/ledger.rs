@@ -202,6 +202,11 @@ impl Ledger {
         self.partition(id).next_expected
     }
 
+    /// What is committed in this ownership, or where it began before that.
+    pub(crate) fn floor(&self, id: PartitionId) -> Option<i64> {
+        self.partition(id).floor
+    }
+
     /// The offset after the longest completed prefix.
     pub(crate) fn watermark(&self, id: PartitionId) -> Option<i64> {
         self.partition(id).watermark()

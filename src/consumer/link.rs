@@ -373,6 +373,12 @@ impl State {
         self.held_since = None;
     }
 
+    /// See [`Health::is_healthy`](crate::consumer::Health::is_healthy).
+    pub(super) fn is_healthy(&self) -> bool {
+        let ended = self.ended || self.fatal.is_some();
+        !ended && self.refusals.first().is_none() && self.stalls.is_empty() && self.handler_overdue().is_none()
+    }
+
     /// How long the handler has worked, where that is longer than it may.
     pub(super) fn handler_overdue(&self) -> Option<Duration> {
         let worked = self.held_since?.elapsed();

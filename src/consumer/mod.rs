@@ -17,6 +17,7 @@ mod health;
 mod lanes;
 mod ledger;
 mod link;
+mod measure;
 mod membership;
 mod policy;
 mod progress;
@@ -401,7 +402,7 @@ impl Consumer {
             {
                 let Self { link, desk, .. } = self;
                 let _hold = Hold(link);
-                let outcome = attempt(desk.handed());
+                let outcome = desk.attempt(&mut *attempt);
                 let next = desk.settle(link, outcome)?;
                 if matches!(bury(desk, link, next)?, Next::Finished) {
                     return Ok(true);

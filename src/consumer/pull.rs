@@ -9,6 +9,7 @@ use crate::consumer::link::{Link, Look, Out, State};
 use crate::consumer::{Consumer, FOR_EVER};
 use crate::error::Result;
 use crate::message::arena::Arena;
+use crate::metrics::{self, Fate};
 
 impl Consumer {
     /// Takes up to `limit` records, which is at least 1: what is there of the next batch, once it is due, grouped by
@@ -31,6 +32,7 @@ impl Consumer {
     /// [`Error::Kafka`](crate::Error::Kafka) and [`Error::Closed`](crate::Error::Closed) where the client can commit
     /// nothing any more.
     pub(crate) fn all_done(&mut self) -> Result<()> {
+        self.desk.options.meter.tell(&mut self.desk.pulled);
         let mut state = self.link.lock();
         state.all_done();
         let beyond_use = state.beyond_use();
@@ -54,6 +56,11 @@ impl Desk {
         match self.take_ready(link, state, limit, deadline) {
             Look::Done(Ok(Some(arena))) => {
                 state.hand_out(&arena);
+                if metrics::IS_ON {
+                    for (source, records) in arena.counts(arena.records().len()) {
+                        self.pulled.add(&source.topic, Fate::Handled, records);
+                    }
+                }
                 self.hand = Some(Hand::new(arena));
                 Look::Done(Ok(true))
             }

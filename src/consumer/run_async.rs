@@ -15,6 +15,7 @@ use crate::consumer::{COMMIT_DEADLINE, Consumer, Summary, first_of};
 use crate::error::{HandlerError, Result};
 use crate::message::Batch;
 use crate::message::arena::Arena;
+use crate::metrics::Timer;
 
 impl Consumer {
     /// As [`Consumer::run`], with an async handler: its thread is free for other tasks while it waits. Needs tokio, with
@@ -127,7 +128,9 @@ impl Consumer {
             {
                 let Self { link, desk, .. } = self;
                 let _hold = Hold(link);
+                let timer = Timer::start();
                 let outcome = attempt_async(desk.handed(), handler).await;
+                desk.measure_attempt(timer, &outcome);
                 let mut next = desk.settle(link, outcome)?;
                 if let Next::Bury(letters) = next {
                     let mut outcomes = Vec::with_capacity(letters.len());

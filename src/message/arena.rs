@@ -246,6 +246,12 @@ impl Arena {
         })
     }
 
+    /// How many of the first `count` records handed over come from where, run by run.
+    pub(crate) fn counts(&self, count: usize) -> impl Iterator<Item = (&Source, usize)> + '_ {
+        let runs = self.records()[..count].chunk_by(|one, next| one.source == next.source);
+        runs.filter_map(|run| Some((self.source(run.first()?), run.len())))
+    }
+
     /// The records handed over, as `topic[partition=first:next,…],…`.
     pub(crate) fn reference(&self) -> BatchRef {
         let ranges = self.ranges(self.records().len());
@@ -328,6 +334,8 @@ mod tests {
         assert_eq!(arena.reference().to_string(), "t[1=0:1,2=1:2]");
         let ranges: Vec<_> = arena.ranges(1).map(|(source, offsets)| (source.partition, offsets)).collect();
         assert_eq!(ranges, [(2, 1..2)]);
+        let counts: Vec<_> = arena.counts(3).map(|(source, records)| (source.partition, records)).collect();
+        assert_eq!(counts, [(2, 1), (1, 1)]);
     }
 
     #[test]

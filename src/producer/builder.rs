@@ -10,6 +10,7 @@ use super::threads::Threads;
 use super::{Client, Inner, Producer};
 use crate::error::{Error, Result};
 use crate::message::Oversize;
+use crate::metrics::ProducerMeter;
 use crate::settings::{Settings, check};
 
 /// What a [`Producer`] is built from. Nothing is checked and nothing connects before [`ProducerBuilder::build`].
@@ -28,7 +29,7 @@ impl ProducerBuilder {
         Self {
             service: service.to_owned(),
             brokers: brokers.to_owned(),
-            settings: Settings::producer().client_id(service),
+            settings: Settings::producer().measured().client_id(service),
             oversize: Oversize::default(),
             transactional_id: None,
         }
@@ -104,7 +105,8 @@ impl ProducerBuilder {
             None => number("delivery.timeout.ms")?,
         };
         let patience = Some(timeout).filter(|millis| *millis > 0).map(Duration::from_millis);
-        let client: Arc<Client> = Arc::new(settings.create(Context::default())?);
+        let meter = ProducerMeter::new(settings.get("client.id").unwrap_or(&self.service));
+        let client: Arc<Client> = Arc::new(settings.create(Context::new(meter))?);
         let (threads, flusher) = Threads::start(&client)?;
         let Self { service, oversize, .. } = self;
         let writer = Writer { service, limit };

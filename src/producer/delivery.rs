@@ -16,6 +16,7 @@ use super::{FLUSH_ON_DROP, Inner};
 use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::error::{Error, Result};
+use crate::metrics::{ProducerMeter, Statistics};
 use crate::native;
 use crate::refusal::{Refusal, RefusalKind, Standing};
 
@@ -186,9 +187,15 @@ pub(crate) struct Context {
     async_room: tokio::sync::Notify,
     pub(super) trouble: client::Trouble,
     pub(super) bootstrap: Bootstrap,
+    pub(super) meter: ProducerMeter,
+    pub(super) statistics: Statistics,
 }
 
 impl Context {
+    pub(super) fn new(meter: ProducerMeter) -> Self {
+        Self { statistics: meter.statistics(), meter, ..Self::default() }
+    }
+
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding.load(Ordering::SeqCst)
     }
@@ -248,10 +255,14 @@ impl Context {
     }
 }
 
-client::client_context!(Context, |context, error, reason| {
-    context.trouble.hear(error, reason);
-    context.bootstrap.hear(error);
-});
+client::client_context!(
+    Context,
+    |context, error, reason| {
+        context.trouble.hear(error, reason);
+        context.bootstrap.hear(error);
+    },
+    |context| Some(&context.statistics)
+);
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;
@@ -279,6 +290,14 @@ impl ProducerContext for Context {
         self.settled();
         if let Some(failure) = entry.tracker.settle(entry.index, outcome) {
             self.lament(&failure);
+        }
+        // Last: an exporter is foreign code, and may panic.
+        match result {
+            Ok(message) => self.meter.reported(message.topic(), None),
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().map_or_else(|| "_OTHER".into(), |code| format!("{code:?}"));
+                self.meter.reported(message.topic(), Some(&code));
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::error::Result;
 #[cfg(any(feature = "app", feature = "stream"))]
 use crate::message::wire_size;
 use crate::message::{Message, Oversize};
+use crate::metrics::Timer;
 #[cfg(any(feature = "app", feature = "stream"))]
 use crate::settings::check;
 
@@ -38,10 +39,13 @@ impl Producer {
     /// # Errors
     /// As [`Producer::produce`].
     pub async fn produce_async<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Delivery> {
-        let one = std::slice::from_ref(message);
-        let (_, claim) = self.inner.submit_async(topic, one, Oversize::Refuse).await?;
-        let _request = self.inner.flusher.request();
-        self.pending(claim).await
+        let (one, timer) = (std::slice::from_ref(message), Timer::start());
+        let sent = async {
+            let (_, claim) = self.inner.submit_async(topic, one, Oversize::Refuse).await?;
+            let _request = self.inner.flusher.request();
+            self.pending(claim).await
+        };
+        self.inner.measure(timer, sent.await)
     }
 
     /// [`Producer::produce_batch`] as a future, on tokio with its timer.
@@ -54,10 +58,14 @@ impl Producer {
     /// # Errors
     /// As [`Producer::produce_batch`].
     pub async fn produce_batch_async<T: Serialize>(&self, topic: &str, messages: &[Message<T>]) -> Result<Report> {
-        let (submitted, claim) = self.inner.submit_async(topic, messages, self.inner.oversize).await?;
-        let _request = self.inner.flusher.request();
-        poll_fn(|task| claim.poll(task)).await;
-        self.inner.report(messages.len(), submitted)
+        let timer = Timer::start();
+        let sent = async {
+            let (submitted, claim) = self.inner.submit_async(topic, messages, self.inner.oversize).await?;
+            let _request = self.inner.flusher.request();
+            poll_fn(|task| claim.poll(task)).await;
+            self.inner.report(messages.len(), submitted)
+        };
+        self.inner.measure(timer, sent.await)
     }
 
     /// Waits until one of its brokers has answered, for so long.
@@ -94,13 +102,14 @@ impl Producer {
         if bytes > limit {
             return Err(Error::Oversize { index: 0, bytes, limit });
         }
-        let tracker = Tracker::new(1);
+        let (tracker, timer) = (Tracker::new(1), Timer::start());
         let claim = Claim::new(&tracker, self.inner.client.context());
         if let Err(error) = self.inner.enqueue_async(record.native(Entry::new(&tracker, 0))).await {
             let _ = tracker.settle(0, Err(Failure::not_sent(error)));
         }
         let _request = self.inner.flusher.request();
-        self.pending(claim).await
+        let sent = self.pending(claim).await;
+        self.inner.measure(timer, sent)
     }
 }
 

@@ -49,6 +49,7 @@ use serde::Serialize;
 use crate::client;
 use crate::error::{Error, Result};
 use crate::message::{Message, Oversize};
+use crate::metrics::Timer;
 use crate::native;
 use crate::refusal::Refusal;
 use crate::settings::check;
@@ -111,7 +112,9 @@ impl Producer {
     /// - [`Error::Setting`]: the topic's name, the partition, the timestamp or a header's name cannot be used.
     /// - [`Error::Kafka`], fatal: the producer is beyond use since an earlier error.
     pub fn produce<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Delivery> {
-        self.send(topic, message)?.wait()
+        let timer = Timer::start();
+        let sent = self.send(topic, message).and_then(Pending::wait);
+        self.inner.measure(timer, sent)
     }
 
     /// Sends a batch and waits until all of it is acknowledged.
@@ -127,10 +130,12 @@ impl Producer {
     ///   [`Error::Setting`] as for [`Producer::produce`]: nothing of the batch was sent.
     /// - [`Error::Kafka`], fatal: the producer is beyond use since an earlier error.
     pub fn produce_batch<T: Serialize>(&self, topic: &str, messages: &[Message<T>]) -> Result<Report> {
-        let inner = &self.inner;
-        let submitted = inner.submit(topic, messages, inner.oversize)?;
-        inner.wait(&submitted.tracker)?;
-        inner.report(messages.len(), submitted)
+        let (inner, timer) = (&self.inner, Timer::start());
+        let sent = inner.submit(topic, messages, inner.oversize).and_then(|submitted| {
+            inner.wait(&submitted.tracker)?;
+            inner.report(messages.len(), submitted)
+        });
+        inner.measure(timer, sent)
     }
 
     /// Hands a message to the client and returns. Waits only while the queue is full.
@@ -298,6 +303,12 @@ impl Inner {
         let too_large = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
         failures.extend(skipped.into_iter().map(|place| (place, Failure::not_sent(too_large.clone()))));
         Err(not_delivered(total, failures, self.is_fatal(), &self.client.context().trouble.refusals))
+    }
+
+    /// A call that sends and waits came to this.
+    fn measure<T>(&self, timer: Timer, sent: Result<T>) -> Result<T> {
+        self.client.context().meter.sent(timer, &sent);
+        sent
     }
 
     /// Waits until every record has its report, and ends the linger for that.

@@ -92,8 +92,10 @@ fn spawn(
 
 /// Takes the client's events until the producer's end, and the reports of what is given up then.
 fn poll(client: &Client, stop: &AtomicBool) {
+    let tell = || client::guarded(|| client.context().meter.tell(client.context().outstanding()));
     while !stop.load(Ordering::Relaxed) {
         client::guarded(|| client.poll(POLL));
+        tell();
         client.context().bootstrap.serve(client.client());
     }
     let deadline = Instant::now() + CLOSE / 3;
@@ -103,4 +105,5 @@ fn poll(client: &Client, stop: &AtomicBool) {
     while client.context().outstanding() > 0 && Instant::now() < deadline {
         client.poll(POLL / 10);
     }
+    tell();
 }

@@ -2,7 +2,7 @@
 //!
 //! Later wins:
 //!
-//! 1. the defaults, [`consumer_defaults`] and [`producer_defaults`];
+//! 1. the defaults, [`consumer_defaults`] and [`producer_defaults`], with the feature `metrics` also `metrics_defaults`;
 //! 2. a properties file, given to a builder's `config_file`: `key=value` lines in UTF-8, `#` begins a comment;
 //! 3. the environment: `KAFKA_ENVELOPE_CONSUMER_` or `KAFKA_ENVELOPE_PRODUCER_` and the property's name in upper case,
 //!    with `_` for `.`, as in `KAFKA_ENVELOPE_CONSUMER_SESSION_TIMEOUT_MS=20000`;
@@ -50,6 +50,8 @@ use keys::{canonical, is_secret, shown};
 
 const CONSUMER: &str = include_str!("../../settings/consumer.properties");
 const PRODUCER: &str = include_str!("../../settings/producer.properties");
+#[cfg(feature = "metrics")]
+const METRICS: &str = include_str!("../../settings/metrics.properties");
 
 /// The properties that a consumer of this crate has unless they are overridden. The file `settings/consumer.properties`
 /// gives the reason beside each.
@@ -75,6 +77,25 @@ pub fn producer_defaults() -> BTreeMap<String, String> {
     Side::Producer.defaults()
 }
 
+/// The properties that consumers and producers have beside these with the feature `metrics`, unless they are overridden.
+/// The file `settings/metrics.properties` gives the reason beside each.
+///
+/// ```
+/// let defaults = kafka_envelope::settings::metrics_defaults();
+/// assert_eq!(defaults["statistics.interval.ms"], "5000");
+/// ```
+#[cfg(feature = "metrics")]
+#[must_use]
+pub fn metrics_defaults() -> BTreeMap<String, String> {
+    parsed(METRICS)
+}
+
+fn parsed(text: &str) -> BTreeMap<String, String> {
+    // A test holds the files to the parser.
+    let entries = properties::parse(text.as_bytes()).unwrap_or_default();
+    entries.into_iter().map(|entry| (entry.key, entry.value)).collect()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Side {
     Consumer,
@@ -83,13 +104,10 @@ enum Side {
 
 impl Side {
     fn defaults(self) -> BTreeMap<String, String> {
-        let text = match self {
+        parsed(match self {
             Self::Consumer => CONSUMER,
             Self::Producer => PRODUCER,
-        };
-        // A test holds both files to the parser.
-        let entries = properties::parse(text.as_bytes()).unwrap_or_default();
-        entries.into_iter().map(|entry| (entry.key, entry.value)).collect()
+        })
     }
 
     fn prefix(self) -> &'static str {
@@ -137,6 +155,8 @@ impl Override<'_> {
 pub(crate) struct Settings {
     side: Side,
     fallbacks: Vec<(&'static str, String)>,
+    /// Whether the client's statistics are heard.
+    is_measured: bool,
     files: Vec<PathBuf>,
     maps: Vec<Vec<(String, String)>>,
 }
@@ -151,12 +171,18 @@ impl Settings {
     }
 
     fn new(side: Side) -> Self {
-        Self { side, fallbacks: Vec::new(), files: Vec::new(), maps: Vec::new() }
+        Self { side, fallbacks: Vec::new(), is_measured: false, files: Vec::new(), maps: Vec::new() }
     }
 
     /// The `client.id` unless it is overridden: a service's name.
     pub(crate) fn client_id(self, service: impl Into<String>) -> Self {
         self.fallback("client.id", service)
+    }
+
+    /// Also the defaults of a client whose statistics are heard, with the feature `metrics`.
+    pub(crate) fn measured(mut self) -> Self {
+        self.is_measured = true;
+        self
     }
 
     /// A property's value over the defaults, unless it is overridden.
@@ -205,6 +231,10 @@ impl Settings {
         let mut merged = BTreeMap::new();
         for (key, value) in self.side.defaults() {
             merged.insert(canonical(&key).to_owned(), value);
+        }
+        #[cfg(feature = "metrics")]
+        if self.is_measured {
+            merged.extend(metrics_defaults());
         }
         for (key, value) in &self.fallbacks {
             merged.insert(canonical(key).to_owned(), value.clone());
@@ -279,6 +309,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("side", &self.side)
             .field("fallbacks", &self.fallbacks)
+            .field("is_measured", &self.is_measured)
             .field("files", &self.files)
             .field("keys", &keys)
             .finish()

@@ -43,7 +43,12 @@ fn refusal(result: Result<Resolved>) -> (String, String) {
 
 #[test]
 fn every_default_has_its_reason_above_and_is_taken() {
-    for (text, defaults) in [(CONSUMER, consumer_defaults()), (PRODUCER, producer_defaults())] {
+    for (text, defaults) in [
+        (CONSUMER, consumer_defaults()),
+        (PRODUCER, producer_defaults()),
+        #[cfg(feature = "metrics")]
+        (METRICS, metrics_defaults()),
+    ] {
         let lines: Vec<_> = text.lines().collect();
         let keys: Vec<_> = (0..lines.len()).filter(|i| !lines[*i].is_empty() && !lines[*i].starts_with('#')).collect();
         assert_eq!(keys.len(), defaults.len(), "a key stands once, on one line");
@@ -54,6 +59,17 @@ fn every_default_has_its_reason_above_and_is_taken() {
             assert_eq!(accepted(key, value), Ok(()), "{key}");
             assert_eq!(canonical(key), key, "the map shows Kafka's own spelling");
         }
+    }
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn only_clients_that_are_measured_have_statistics_unless_somebody_says_otherwise() {
+    let interval = |settings: &Settings| resolve(settings).unwrap().get("statistics.interval.ms").map(str::to_owned);
+    assert_eq!(interval(&Settings::consumer()), None);
+    for settings in [Settings::consumer(), Settings::producer()] {
+        assert_eq!(interval(&settings.clone().measured()).as_deref(), Some("5000"));
+        assert_eq!(interval(&settings.measured().map([("statistics.interval.ms", "0")])).as_deref(), Some("0"));
     }
 }
 

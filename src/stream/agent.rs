@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -49,13 +50,37 @@ pub struct Agent<In, Out> {
     pub(super) max_age: Option<Duration>,
     pub(super) concurrency: usize,
     pub(super) statistics: bool,
+    pub(super) retried: Retried,
     retries: Vec<Backoff>,
+}
+
+/// How many elements were given to an agent again, until somebody takes the number.
+#[derive(Clone, Default)]
+pub(super) struct Retried(Arc<AtomicUsize>);
+
+impl Retried {
+    fn add(&self, elements: usize) {
+        self.0.fetch_add(elements, Ordering::Relaxed);
+    }
+
+    pub(super) fn take(&self) -> usize {
+        self.0.swap(0, Ordering::Relaxed)
+    }
 }
 
 impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
     fn with(name: impl Into<String>, work: Work<In, Out>) -> Self {
         let name = name.into();
-        Self { name, work, timeout: None, max_age: None, concurrency: 1, statistics: false, retries: Vec::new() }
+        Self {
+            name,
+            work,
+            timeout: None,
+            max_age: None,
+            concurrency: 1,
+            statistics: false,
+            retried: Retried::default(),
+            retries: Vec::new(),
+        }
     }
 
     /// An agent that gets one element at a time. `None` gives the next agent nothing.
@@ -133,8 +158,8 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
             Work::Each(call) => Work::Each(split(call)),
             Work::Batched { size, call } => Work::Batched { size, call: split(call) },
         };
-        let Self { name, timeout, max_age, concurrency, statistics, retries, .. } = self;
-        Agent { name, work, timeout, max_age, concurrency, statistics, retries }
+        let Self { name, timeout, max_age, concurrency, statistics, retried, retries, .. } = self;
+        Agent { name, work, timeout, max_age, concurrency, statistics, retried, retries }
     }
 
     /// A call that fails, by an error or a panic, is made again with the same input, up to [`Backoff::attempts`] times in
@@ -144,8 +169,10 @@ impl<In: Send + 'static, Out: Send + 'static> Agent<In, Out> {
         In: Clone + Sync,
     {
         self.work = match self.work {
-            Work::Each(call) => Work::Each(retried(&self.name, call, backoff)),
-            Work::Batched { size, call } => Work::Batched { size, call: retried(&self.name, call, backoff) },
+            Work::Each(call) => Work::Each(retried(&self.name, call, backoff, &self.retried, |_| 1)),
+            Work::Batched { size, call } => {
+                Work::Batched { size, call: retried(&self.name, call, backoff, &self.retried, Vec::len) }
+            }
         };
         self.retries.push(backoff);
         self
@@ -235,14 +262,21 @@ where
     })
 }
 
-fn retried<In, Out>(name: &str, call: Calling<In, Out>, backoff: Backoff) -> Calling<In, Out>
+fn retried<In, Out>(
+    name: &str,
+    call: Calling<In, Out>,
+    backoff: Backoff,
+    retried: &Retried,
+    elements: fn(&In) -> usize,
+) -> Calling<In, Out>
 where
     In: Clone + Send + Sync + 'static,
     Out: Send + 'static,
 {
     let name: Arc<str> = name.into();
+    let retried = retried.clone();
     Arc::new(move |input, sinks| {
-        let (name, call) = (Arc::clone(&name), Arc::clone(&call));
+        let (name, call, retried) = (Arc::clone(&name), Arc::clone(&call), retried.clone());
         Box::pin(async move {
             let mut failures = 0;
             loop {
@@ -258,6 +292,7 @@ where
                 }
                 let pause = backoff.pause(failures);
                 let of = backoff.attempts;
+                retried.add(elements(&input));
                 log::warn!("agent `{name}`: attempt {failures} of {of}, again in {pause:?}: {error}");
                 tokio::time::sleep(pause).await;
             }

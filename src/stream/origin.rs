@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::consumer::lock;
 use crate::envelope::BatchRef;
 use crate::message::Record;
+use crate::metrics::{Fate, Fates};
 
 /// Where one element came from: a record, or those of a batch. Cheap to clone, for elements that are made of one.
 ///
@@ -53,6 +54,8 @@ pub(super) struct Ended {
     pub(super) tags: Vec<u64>,
     /// Those that are done: ownerships and offsets.
     pub(super) done: Vec<(u64, i64)>,
+    /// Those that are done and were not given up.
+    pub(super) fates: Fates,
 }
 
 impl Done {
@@ -81,6 +84,9 @@ impl Drop for Origin {
             ended.tags.push(self.record.tag());
             if !*self.is_lost.get_mut() {
                 ended.done.push((self.record.tag(), self.record.offset()));
+                if !*self.is_given_up.get_mut() {
+                    ended.fates.add(self.record.topic(), Fate::Handled, 1);
+                }
             }
             ended.tags.len() == 1
         };
@@ -133,7 +139,7 @@ impl Origins {
     }
 
     /// The records, once each, in the order of their offsets.
-    fn records(&self) -> Vec<Record> {
+    pub(super) fn records(&self) -> Vec<Record> {
         self.filtered(|_| true)
     }
 

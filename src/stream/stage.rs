@@ -8,7 +8,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::consumer::{After, Policies};
 use crate::error::{BoxError, Error, panic_text};
-use crate::stream::agent::{Agent, Calling, Outputs, Work};
+use crate::metrics::{self, AgentMeter, ConsumerMeter, Fate};
+use crate::stream::agent::{Agent, Calling, Outputs, Retried, Work};
 use crate::stream::calls::{Call, Calls, Ended};
 use crate::stream::gather::{Batches, Each, Gather, Portion, Share};
 use crate::stream::origin::Origins;
@@ -26,6 +27,7 @@ pub(super) struct Letter {
 pub(super) struct Shared {
     pub(super) sinks: Sinks,
     pub(super) policies: Policies,
+    pub(super) meter: ConsumerMeter,
     pub(super) letters: mpsc::Sender<Letter>,
     /// What agents answered, where the policies do not let it pass. It is told at once: a stage that fails ends only when
     /// the next one has what it made before.
@@ -59,9 +61,10 @@ where
     In: Send + 'static,
     Out: Send + 'static,
 {
-    let Agent { name, work, timeout, max_age, concurrency, statistics, .. } = agent;
+    let Agent { name, work, timeout, max_age, concurrency, statistics, retried, .. } = agent;
     let statistics = statistics.then(|| Statistics::new(&name));
-    let stage = Stage { name, input, output, shared, calls: Calls::new(concurrency), statistics };
+    let (meter, calls) = (shared.meter.agent(&name), Calls::new(concurrency));
+    let stage = Stage { name, input, output, shared, calls, statistics, meter, retried };
     // Why it ended before its input was told.
     let _ = match work {
         Work::Each(call) => stage.work(&call, Each::new()).await,
@@ -85,6 +88,8 @@ struct Stage<In, Out> {
     shared: Arc<Shared>,
     calls: Calls<Out>,
     statistics: Option<Statistics>,
+    meter: AgentMeter,
+    retried: Retried,
 }
 
 impl<In, Out> Stage<In, Out> {
@@ -93,7 +98,7 @@ impl<In, Out> Stage<In, Out> {
         loop {
             while self.is_free() {
                 let Some(Portion { input, share }) = gather.next(release.is_some()) else { break };
-                let began = self.statistics.as_ref().map(|_| Instant::now());
+                let began = (metrics::IS_ON || self.statistics.is_some()).then(Instant::now);
                 let answering = call(input, self.shared.sinks.clone());
                 if let Some(ended) = self.calls.begin(Call::new(answering, share, began)).await {
                     self.settle(ended).await?;
@@ -146,8 +151,8 @@ impl<In, Out> Stage<In, Out> {
 
     async fn settle(&mut self, ended: Ended<Out>) -> Result<(), Gone> {
         let Ended { answer, share: Share { origins, elements, bytes }, began } = ended;
-        if let (Some(statistics), Some(began)) = (&mut self.statistics, began) {
-            statistics.called(elements, began);
+        if let Some(began) = began {
+            self.measure(began, elements, matches!(answer, Ok(Ok(_))), &origins);
         }
         let outputs = match answer {
             Ok(Ok(outputs)) => outputs,
@@ -168,6 +173,24 @@ impl<In, Out> Stage<In, Out> {
         Ok(())
     }
 
+    /// A call with so many elements of these records has ended.
+    fn measure(&mut self, began: Instant, elements: usize, is_ok: bool, origins: &Origins) {
+        if let Some(statistics) = &mut self.statistics {
+            statistics.called(elements, began);
+        }
+        if metrics::IS_ON {
+            self.meter.called(began.elapsed(), elements, !is_ok);
+            let retried = self.retried.take();
+            let failed = retried + if is_ok { 0 } else { elements };
+            // A worker's records are of one topic, unless that is a pattern.
+            if let Some(record) = (failed > 0).then(|| origins.records()).and_then(|records| records.into_iter().next())
+            {
+                self.shared.meter.add(record.topic(), Fate::Failed, failed);
+                self.shared.meter.add(record.topic(), Fate::Retried, retried);
+            }
+        }
+    }
+
     /// The agent failed on elements of these records.
     async fn failed(&mut self, source: BoxError, origins: Origins) -> Result<(), Gone> {
         let source = format!("agent `{}`: {source}", self.name).into();
@@ -182,12 +205,22 @@ impl<In, Out> Stage<In, Out> {
             }
             After::Skip => {
                 log::error!("skipped: {error}");
-                origins.done();
+                skip(&self.shared.meter, origins);
                 Ok(())
             }
             After::Bury => self.shared.letters.send(Letter { origins, error }).await.map_err(|_| Gone),
         }
     }
+}
+
+/// Nothing is to be done any more with elements that are given up.
+pub(super) fn skip(meter: &ConsumerMeter, origins: Origins) {
+    if metrics::IS_ON {
+        for record in origins.give_up() {
+            meter.add(record.topic(), Fate::Skipped, 1);
+        }
+    }
+    origins.done();
 }
 
 /// At that time; never, where there is none.

@@ -15,13 +15,14 @@ use crate::consumer::{After, Backoff, Consumer, Flow, Health, Policies, Tally, f
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 use crate::message::record::{Parts, Record};
+use crate::metrics::{ConsumerMeter, Fate};
 use crate::producer::Delivery;
 use crate::stream::attempts::{ATTEMPT, Attempts};
 use crate::stream::builder::{Start, WorkerBuilder};
 use crate::stream::feed::Feed;
 use crate::stream::origin::{Done, Ended, Origins};
 use crate::stream::sinks::Sinks;
-use crate::stream::stage::{Letter, Shared};
+use crate::stream::stage::{Letter, Shared, skip};
 
 /// The most records that are taken at once.
 const TAKE: usize = 500;
@@ -84,9 +85,11 @@ impl Worker {
         let Self { consumer, feed, agents, sinks, drain, .. } = self;
         let (letters, given_up) = channel(16);
         let (failures, failed) = unbounded_channel();
-        let shared = Arc::new(Shared { sinks: sinks.clone(), policies: consumer.policies(), letters, failures });
+        let (policies, meter) = (consumer.policies(), consumer.meter());
+        let shared = Arc::new(Shared { sinks: sinks.clone(), policies, meter: meter.clone(), letters, failures });
         let mut run = Run {
             tally: consumer.tally(),
+            meter,
             policies: consumer.policies(),
             consumer,
             feed: Some(feed),
@@ -140,6 +143,7 @@ struct Run {
     consumer: Consumer,
     tally: Tally,
     policies: Policies,
+    meter: ConsumerMeter,
     /// None: nothing more is read.
     feed: Option<Box<dyn Feed>>,
     /// What was taken of Kafka and waits for the feed to be empty.
@@ -223,11 +227,12 @@ impl Run {
             return Ok(());
         };
         let error = undecodable(record, source);
+        self.meter.add(record.topic(), Fate::Undecodable, 1);
         match self.policies.after_unreadable() {
             After::Stop | After::Again(_) => Err(error),
             After::Skip => {
                 Consumer::log_skip(&record.to_arena(1), &error);
-                origins.done();
+                skip(&self.meter, origins);
                 Ok(())
             }
             After::Bury => self.bury(Letter { origins, error }),
@@ -251,14 +256,16 @@ impl Run {
         let (arena, origins, outcome) =
             buried.map_err(|error| Error::Closed(format!("a dead letter was not written: {error}")))?;
         self.consumer.buried(&arena, outcome)?;
+        self.consumer.count(Fate::DeadLettered, &arena);
         origins.done();
         Ok(())
     }
 
     /// Tells the consumer what is done.
     fn tell(&mut self) {
-        let Ended { tags, done } = self.done.take();
+        let Ended { tags, done, mut fates } = self.done.take();
         self.tally.end(&tags, &done);
+        self.meter.tell(&mut fates);
     }
 
     /// What is on its way goes through the chain, but for no longer than this.

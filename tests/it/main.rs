@@ -68,6 +68,12 @@ mod fuzz_bodies;
 mod group;
 mod leader_epochs;
 mod low_level;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(all(feature = "metrics", feature = "signal"))]
+mod metrics_dashboards;
+#[cfg(feature = "metrics")]
+mod metrics_engines;
 mod offset_resets;
 mod policies;
 mod producer;

@@ -25,6 +25,7 @@ use crate::consumer::{After, Consumer, Policies, Tally, first_of};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 use crate::message::record::{Parts, Record};
+use crate::metrics::{self, ConsumerMeter, Fate, Fates};
 use crate::producer::Delivery;
 
 pub(super) use end::{CLOSE, Owned, on_thread};
@@ -53,6 +54,9 @@ pub(super) struct Engine {
     service: Arc<Service>,
     drain: Duration,
     counts: Counts,
+    meter: ConsumerMeter,
+    /// What the meter is told next.
+    fates: Fates,
     schedule: Schedule,
     handlers: Slots,
     pipelines: Slots,
@@ -85,6 +89,8 @@ impl Engine {
         Self {
             tally: consumer.tally(),
             policies: consumer.policies(),
+            meter: consumer.meter(),
+            fates: Fates::default(),
             consumer: Owned(Some(consumer)),
             schedule: Schedule::new(options.in_order, options.gate.is_some()),
             service: Arc::new(Service { emitter, router, gate: options.gate }),
@@ -157,14 +163,19 @@ impl Engine {
                     self.schedule.push(record, tasks);
                     continue;
                 }
-                Route::Nothing => {}
-                Route::Unhandled => self.counts.add(Count::Unhandled),
+                Route::Nothing => self.fates.add(record.topic(), Fate::Handled, 1),
+                Route::Unhandled => {
+                    self.counts.add(Count::Unhandled);
+                    self.fates.add(record.topic(), Fate::Handled, 1);
+                }
                 Route::NoEvent(why) => {
                     log::warn!("{} is skipped: {why}", record.place());
                     self.counts.add(Count::WithoutEvent);
+                    self.fates.add(record.topic(), Fate::Skipped, 1);
                 }
                 Route::Unreadable(source) => {
                     let error = record.undecodable(source);
+                    self.fates.add(record.topic(), Fate::Undecodable, 1);
                     match self.policies.after_unreadable() {
                         After::Stop | After::Again(_) => return Err(error),
                         After::Skip => self.skip(&record, 0, &error),
@@ -232,7 +243,8 @@ impl Engine {
                     for one in waiting {
                         self.running.spawn(async { Ended::Handlers(one.wait().await) });
                     }
-                    for (unit, ended) in ended {
+                    for (unit, ended, took) in ended {
+                        self.measure(unit, &ended, took);
                         outcome = first_of(outcome, self.settle(unit, ended));
                     }
                 }
@@ -262,6 +274,7 @@ impl Engine {
             self.schedule.remove(job);
         }
         self.counts.add(Count::DeadLettered);
+        self.fates.add(record.topic(), Fate::DeadLettered, 1);
         self.done.push((record.tag(), record.offset()));
         Ok(())
     }
@@ -296,6 +309,7 @@ impl Engine {
             After::Stop => return Err(error),
             After::Again(pause) => {
                 self.counts.add(Count::Retried);
+                self.fates.add(job.record.topic(), Fate::Retried, 1);
                 self.retries.push(Reverse((Instant::now() + pause, unit)));
                 return Ok(());
             }
@@ -315,8 +329,14 @@ impl Engine {
         let Some(job) = self.schedule.job_mut(unit.job) else { return Ok(()) };
         let (record, failures) = (job.record.clone(), job.most_failures());
         match std::mem::take(&mut job.end) {
-            End::Done => self.counts.add(Count::Handled),
-            End::Rejected => self.counts.add(Count::Rejected),
+            End::Done => {
+                self.counts.add(Count::Handled);
+                self.fates.add(record.topic(), Fate::Handled, 1);
+            }
+            End::Rejected => {
+                self.counts.add(Count::Rejected);
+                self.fates.add(record.topic(), Fate::Skipped, 1);
+            }
             End::GivenUp { error, is_letter: false } => self.skip(&record, failures, &error),
             End::GivenUp { error, is_letter: true } => return self.bury(Some(unit.job), record, failures, &error),
             End::Gone => {
@@ -329,9 +349,26 @@ impl Engine {
         Ok(())
     }
 
-    fn skip(&self, record: &Record, failures: u32, error: &Error) {
+    fn skip(&mut self, record: &Record, failures: u32, error: &Error) {
         Consumer::log_skip(&record.to_arena(failures), error);
         self.counts.add(Count::Skipped);
+        self.fates.add(record.topic(), Fate::Skipped, 1);
+    }
+
+    /// A handler took so long, and came to this.
+    fn measure(&mut self, unit: Unit, outcome: &Outcome, took: Duration) {
+        if !metrics::IS_ON || self.schedule.is_gate(unit) {
+            return;
+        }
+        let failed = match outcome {
+            Outcome::Ok => None,
+            Outcome::Unreadable(_) => Some(Fate::Undecodable),
+            Outcome::Failed(_) | Outcome::Panicked(_) => Some(Fate::Failed),
+        };
+        if let (Some(failed), Some(job)) = (failed, self.schedule.job_mut(unit.job)) {
+            self.fates.add(job.record.topic(), failed, 1);
+        }
+        self.meter.processed(took, 1, failed);
     }
 
     /// The record is done once its letter is acknowledged: only then the next of its lane begins. A revocation waits for
@@ -363,6 +400,7 @@ impl Engine {
     /// Tells the consumer what has ended and what is done.
     fn tell(&mut self) {
         self.tally.end(&self.ended, &self.done);
+        self.meter.tell(&mut self.fates);
         self.ended.clear();
         self.done.clear();
     }

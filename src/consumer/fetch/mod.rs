@@ -3,6 +3,7 @@
 //! It never waits but for its bell, and in a revocation for the batch in hand.
 
 pub(super) mod commits;
+mod measure;
 #[cfg(feature = "stream")]
 mod reach;
 mod records;
@@ -38,6 +39,7 @@ use crate::consumer::progress::Progress;
 use crate::consumer::topic_ids::TopicIds;
 use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
+use crate::metrics::{ConsumerMeter, Timer};
 use crate::native::{Reader, Reply, TopicId};
 use crate::refusal::{Refusal, RefusalKind, Standing};
 
@@ -59,6 +61,7 @@ pub(super) struct Options {
     pub(super) handler_timeout: Option<Duration>,
     pub(super) max_window: u64,
     pub(super) group: String,
+    pub(super) meter: ConsumerMeter,
     /// What is subscribed to once a broker was reached.
     #[cfg(feature = "stream")]
     pub(super) late_topics: Vec<String>,
@@ -94,6 +97,8 @@ pub(super) struct Fetch {
     commit_failures: u32,
     /// Since when the broker answers that it does not know what is committed.
     unknown_since: Option<Instant>,
+    /// Since when the commit in flight is on its way.
+    commit_timer: Timer,
     commit_not_before: Option<Instant>,
     exile: Option<Exile>,
     bystander: Bystander,
@@ -118,6 +123,7 @@ impl Fetch {
             left_paused: HashSet::new(),
             commit_failures: 0,
             unknown_since: None,
+            commit_timer: Timer::start(),
             commit_not_before: None,
             exile: None,
             bystander: Bystander::default(),
@@ -142,8 +148,11 @@ impl Fetch {
             if let Ok(assignment) = consumer.assignment() {
                 let _ = answer(consumer, &Rebalance::Revoke(assignment));
             }
+            self.options.meter.health(false, 0);
             Err(panicked())
         });
+        // Nothing is owned any more, and the client's end may take long.
+        self.measure_end();
         // Before the client ends, which may take long.
         self.link.lock().ended = true;
         self.link.wake_caller();
@@ -163,6 +172,8 @@ impl Fetch {
             let patience = self.patience().min(self.watch.patience(Instant::now())).min(self.topics_patience());
             self.link.bell.wait(patience);
         };
+        // What was wrong with it ends with it.
+        self.options.meter.health(true, 0);
         self.confirm(deadline)
     }
 
@@ -174,6 +185,7 @@ impl Fetch {
             return;
         }
         self.serve_events();
+        self.measure_lag();
         self.serve_replies();
         self.serve_membership();
         self.serve_restart();
@@ -279,6 +291,7 @@ impl Fetch {
 
     fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         log::debug!("assigned {partitions:?}");
+        self.options.meter.assigned();
         let elements = partitions.elements();
         // A group that refuses some topic without its name assigns nothing meanwhile.
         let is_assigned = |refusal: &Refusal| {
@@ -309,6 +322,7 @@ impl Fetch {
                 self.lanes.insert(Lane::new(id, epoch, topic, partition, Progress::new(now, high)));
             }
         }
+        self.measure_lanes();
         self.starts_after(&committed);
         self.topic_ids.hurry();
         if let Err(error) = answer(self.reader.consumer(), rebalance) {
@@ -320,6 +334,7 @@ impl Fetch {
     fn revoked(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         let lost = self.reader.consumer().assignment_lost();
         log::debug!("{} {partitions:?}", if lost { "lost" } else { "revoked" });
+        self.options.meter.revoked(lost);
         let (mut ids, mut away) = (Vec::new(), Vec::new());
         for element in partitions.elements() {
             let Some(lane) = self.lanes.remove(element.topic(), element.partition()) else { continue };

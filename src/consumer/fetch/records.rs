@@ -237,6 +237,7 @@ impl Fetch {
                 let is_over = |refusal: &Refusal| topics.iter().any(|topic| is_of_topic(refusal, topic));
                 refusals.over(is_over);
             }
+            Self::measure_round(lanes, round);
             let mut state = link.lock();
             // What is read on stands still no more.
             state.stopped.retain(|(id, ..)| !round.iter().any(|(read, ..)| read == id));

@@ -154,9 +154,12 @@ impl Fetch {
             }
         }
         let behind: Vec<_> = stalls.iter().map(|stall| Arc::clone(&state.ledger.name(stall.id).topic)).collect();
+        let stalled = stalls.len();
         state.stalls = stalls;
+        let is_healthy = state.is_healthy();
         let news: Vec<_> = news.into_iter().map(|(id, stall)| (state.ledger.name(id).clone(), stall)).collect();
         drop(state);
+        self.options.meter.health(is_healthy, stalled);
         // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again, and so is
         // a topic that may not be known.
         let age = timeout.max(topic_ids::INTERVAL).saturating_mul(2);

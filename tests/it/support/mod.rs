@@ -24,6 +24,8 @@ pub(crate) mod gateway;
 pub(crate) mod kafka;
 pub(crate) mod leash;
 pub(crate) mod logs;
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
 pub(crate) mod names;
 pub(crate) mod proxy;
 mod proxy_frames;

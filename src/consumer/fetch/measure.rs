@@ -1,0 +1,52 @@
+//! What the fetch thread measures, apart from rebalances and commits.
+
+use rdkafka::consumer::Consumer as _;
+
+use crate::consumer::fetch::Fetch;
+use crate::consumer::lanes::Lanes;
+use crate::consumer::ledger::PartitionId;
+use crate::metrics::{self, PartitionMeter};
+
+impl Fetch {
+    /// Partitions that are new have their handles from now on. Not under the link's lock: an exporter is foreign code.
+    pub(super) fn measure_lanes(&mut self) {
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.meter.is_on()) {
+            lane.meter = self.options.meter.partition(&lane.topic, lane.partition);
+        }
+    }
+
+    /// One round of records was taken.
+    pub(super) fn measure_round(lanes: &mut Lanes, round: &[(PartitionId, i64, Option<i32>)]) {
+        if metrics::IS_ON {
+            for run in round.chunk_by(|(one, ..), (next, ..)| one == next) {
+                if let Some(lane) = run.first().and_then(|(id, ..)| lanes.get_mut(*id)) {
+                    lane.meter.consumed(run.len());
+                }
+            }
+        }
+    }
+
+    /// The lag, where librdkafka has told of its partitions.
+    pub(super) fn measure_lag(&mut self) {
+        let partitions = self.reader.consumer().context().statistics.take();
+        let (committed_only, starts_at_end) = (self.options.committed_only, self.options.resets_to_end);
+        for told in partitions {
+            let Some(lane) = self.lanes.named(&told.topic, told.partition) else { continue };
+            let (own, is_open) = {
+                let ledger = &self.link.lock().ledger;
+                let floor = ledger.floor(lane.id);
+                (floor, ledger.is_open(lane.id) || floor < ledger.watermark(lane.id))
+            };
+            if let Some(lag) = told.lag(own.or(lane.start.committed), committed_only, starts_at_end, is_open) {
+                lane.meter.lag(lag);
+            }
+        }
+    }
+
+    /// Nothing is owned any more.
+    pub(super) fn measure_end(&mut self) {
+        for lane in self.lanes.iter_mut() {
+            lane.meter = PartitionMeter::default();
+        }
+    }
+}
