@@ -15,12 +15,13 @@ use std::env;
 use std::error::Error;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
 use common::Broker;
 use kafka_envelope::metrics::names;
-use kafka_envelope::{Backoff, Batch, Consumer, GiveUp, Health, Message, OnError, Producer, StallCause, Stopper};
+use kafka_envelope::{Backoff, Batch, Consumer, GiveUp, Health, Message, OnError, Producer, StallCause};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 
@@ -62,8 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     });
     let shop = Producer::new("shop", broker.bootstrap_servers())?;
-    let stopper = consumer.stopper();
-    let selling = thread::spawn(move || sell(&shop, &orders, &stopper));
+    let (close, is_closed) = channel();
+    let selling = thread::spawn(move || sell(&shop, &orders, &is_closed));
 
     let summary = consumer.run(|batch: &Batch<Order>| {
         batch.each(|order| match order.payload.quantity {
@@ -72,20 +73,19 @@ fn main() -> Result<(), Box<dyn Error>> {
         })
     })?;
     consumer.close(Duration::from_secs(5))?;
+    drop(close);
     selling.join().map_err(|_| "the shop panicked")??;
     println!("{} orders, {} of them dead letters", summary.records, summary.dead_lettered);
     Ok(())
 }
 
-/// An order every 20 milliseconds, some of them wrong, until the service ends.
-fn sell(shop: &Producer, orders: &str, stopper: &Stopper) -> Result<(), kafka_envelope::Error> {
-    for number in 0u32.. {
-        if format!("{stopper:?}").contains("true") {
-            break;
-        }
+/// An order every 20 milliseconds, some of them wrong, until the shop is closed.
+fn sell(shop: &Producer, orders: &str, is_closed: &Receiver<()>) -> Result<(), kafka_envelope::Error> {
+    let mut number = 0u32;
+    while is_closed.recv_timeout(Duration::from_millis(20)) == Err(RecvTimeoutError::Timeout) {
         let order = Order { sku: "apples".into(), quantity: number % 50 };
         shop.produce(orders, &Message::new(order).id(number.to_string()))?;
-        thread::sleep(Duration::from_millis(20));
+        number += 1;
     }
     Ok(())
 }

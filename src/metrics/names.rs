@@ -3,8 +3,6 @@
 //! An exporter for Prometheus writes `_` for `.`, and with its recommended naming the unit and `_total` behind:
 //! `messaging_process_duration_seconds`, `messaging_client_consumed_messages_total`.
 
-use std::sync::Once;
-
 use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Records that were read, by topic and partition. OpenTelemetry's.
@@ -124,18 +122,16 @@ const fn histogram(name: &'static str, unit: Unit, text: &'static str) -> Metric
     Metric { name, kind: Kind::Histogram, unit, text }
 }
 
-/// Tells the exporter of units and texts, once.
+/// Tells the exporter of units and texts. For each client again: the first may have come before the exporter, and a name
+/// has its unit from here.
 pub(super) fn describe() {
-    static DESCRIBED: Once = Once::new();
-    DESCRIBED.call_once(|| {
-        for Metric { name, kind, unit, text } in ALL {
-            match kind {
-                Kind::Counter => describe_counter!(*name, *unit, *text),
-                Kind::Gauge => describe_gauge!(*name, *unit, *text),
-                Kind::Histogram => describe_histogram!(*name, *unit, *text),
-            }
+    for Metric { name, kind, unit, text } in ALL {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *unit, *text),
+            Kind::Gauge => describe_gauge!(*name, *unit, *text),
+            Kind::Histogram => describe_histogram!(*name, *unit, *text),
         }
-    });
+    }
 }
 
 /// The Python library's names for the time of handlers and the number of their messages.

@@ -241,13 +241,15 @@ fn commits_that_fail_are_counted_by_their_error() {
     let broker = EmbeddedBroker::start().unwrap();
     broker.create_topic("t", 1).unwrap();
     Producer::new("test", broker.bootstrap_servers()).unwrap().produce("t", &Message::new(1u64)).unwrap();
-    broker.fail_next(ApiKey::OffsetCommit, [ErrorCode::NotCoordinator, ErrorCode::RequestTimedOut]).unwrap();
+    broker
+        .fail_next(ApiKey::OffsetCommit, [ErrorCode::RebalanceInProgress, ErrorCode::OffsetMetadataTooLarge])
+        .unwrap();
     let mut consumer = consumer(broker.bootstrap_servers(), &group, "t").build().unwrap();
     assert!(consumer.process(|_: &Batch<u64>| Ok(())).unwrap().unwrap().committed);
     let of_group = [(GROUP, &*group), (OPERATION, "commit")];
     exporter.is("messaging_client_failed_commits_total", &of_group, 2.0);
     let duration = "messaging_client_operation_duration_seconds_count";
-    for error in ["NotCoordinator", "RequestTimedOut"] {
+    for error in ["RebalanceInProgress", "OffsetMetadataTooLarge"] {
         exporter.is(duration, &[&of_group[..], &[(ERROR, error)]].concat(), 1.0);
     }
     exporter.is(duration, &of_group, 3.0);
@@ -324,7 +326,9 @@ fn records_without_a_report_are_in_flight() {
     let client = [(CLIENT, &*service)];
     exporter.is("messaging_client_in_flight_messages", &client, 5.0);
     broker.delay(Duration::ZERO).unwrap();
-    pending.into_iter().for_each(|pending| drop(pending.wait().unwrap()));
+    for pending in pending {
+        pending.wait().unwrap();
+    }
     exporter.is("messaging_client_in_flight_messages", &client, 0.0);
     exporter.is("messaging_client_sent_messages_total", &client, 6.0);
     // What is given up at the end is in flight no more.
