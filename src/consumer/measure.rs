@@ -38,9 +38,9 @@ impl Desk {
     }
 }
 
+#[cfg(any(feature = "app", feature = "stream"))]
 impl Consumer {
     /// This becomes of all of these records.
-    #[cfg(any(feature = "app", feature = "stream"))]
     pub(crate) fn count(&self, fate: Fate, arena: &Arena) {
         count(&self.desk.options.meter, fate, arena, arena.records().len());
     }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Histogram, Label, Unit, counter, describe_counter, describe_histogram, gauge, histogram};
 
-use crate::metrics::names::{self, AGENT, CLIENT, ERROR_TYPE, GROUP, OPERATION, PARTITION, REBALANCE, SYSTEM, TOPIC};
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
+use crate::metrics::Fates;
+use crate::metrics::names::{self, CLIENT, ERROR_TYPE, GROUP, OPERATION, PARTITION, REBALANCE, SYSTEM, TOPIC};
 use crate::metrics::share::Share;
-use crate::metrics::{FATES, Fate, Fates, Statistics, with};
+use crate::metrics::{FATES, Fate, Statistics, with};
 
 /// The handles of a consumer. Cheap to clone; by default it measures nothing.
 #[derive(Clone, Default)]
@@ -56,10 +58,10 @@ pub(crate) struct PartitionMeter {
 }
 
 /// The handles of a stream worker's agent.
-#[derive(Clone)]
+#[cfg(feature = "stream")]
 pub(crate) struct AgentMeter {
     batch_size: Histogram,
-    process: Arc<Process>,
+    process: Process,
 }
 
 impl ConsumerMeter {
@@ -104,13 +106,12 @@ impl ConsumerMeter {
         PartitionMeter { consumed, lag }
     }
 
+    #[cfg(feature = "stream")]
     pub(crate) fn agent(&self, name: &str) -> AgentMeter {
-        let Some(handles) = &self.0 else {
-            return AgentMeter { batch_size: Histogram::noop(), process: Arc::new(Process::noop()) };
-        };
-        let labels = with(&handles.labels, &[(AGENT, name)]);
+        let labels = self.0.as_ref().map(|handles| &*handles.labels).unwrap_or_default();
+        let labels = with(labels, &[(names::AGENT, name)]);
         let batch_size = histogram!(names::BATCH_SIZE, with(&labels, &[(OPERATION, "process")]));
-        AgentMeter { batch_size, process: Arc::new(Process::new(&labels)) }
+        AgentMeter { batch_size, process: Process::new(&labels) }
     }
 
     pub(crate) fn add(&self, topic: &str, fate: Fate, records: usize) {
@@ -120,6 +121,7 @@ impl ConsumerMeter {
     }
 
     /// All of these, which are forgotten.
+    #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
     pub(crate) fn tell(&self, fates: &mut Fates) {
         let told = fates.0.drain(..);
         let Some(handles) = &self.0 else { return };
@@ -218,10 +220,6 @@ impl Process {
         }
     }
 
-    fn noop() -> Self {
-        Self { ok: Histogram::noop(), failed: Histogram::noop(), undecodable: Histogram::noop() }
-    }
-
     fn record(&self, took: Duration, failed: Option<Fate>) {
         let histogram = match failed {
             None => &self.ok,
@@ -257,6 +255,7 @@ impl PartitionMeter {
     }
 }
 
+#[cfg(feature = "stream")]
 impl AgentMeter {
     /// A call with so many elements took so long.
     pub(crate) fn called(&self, took: Duration, elements: usize, has_failed: bool) {

@@ -48,7 +48,9 @@ use std::time::{Duration, Instant};
 
 use ::metrics::Label;
 
-pub(crate) use consumer::{AgentMeter, ConsumerMeter, PartitionMeter};
+#[cfg(feature = "stream")]
+pub(crate) use consumer::AgentMeter;
+pub(crate) use consumer::{ConsumerMeter, PartitionMeter};
 pub(crate) use producer::ProducerMeter;
 pub(crate) use statistics::Statistics;
 
@@ -73,9 +75,11 @@ pub(crate) enum Fate {
 const FATES: usize = 6;
 
 /// What became of records one by one, to be told together.
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 #[derive(Debug, Default)]
 pub(crate) struct Fates(Vec<(String, [u64; FATES])>);
 
+#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 impl Fates {
     pub(crate) fn add(&mut self, topic: &str, fate: Fate, records: usize) {
         let place = self.0.iter().position(|(known, _)| known == topic).unwrap_or_else(|| {

@@ -21,26 +21,26 @@ pub(crate) enum Fate {
 
 #[derive(Debug, Default)]
 #[allow(dead_code)]
-pub(crate) struct Fates;
+pub(crate) struct Fates(());
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Timer;
+pub(crate) struct Timer(());
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ConsumerMeter;
+pub(crate) struct ConsumerMeter(());
 
 #[derive(Debug, Default)]
-pub(crate) struct PartitionMeter;
+pub(crate) struct PartitionMeter(());
 
 #[derive(Clone, Debug, Default)]
 #[allow(dead_code)]
-pub(crate) struct AgentMeter;
+pub(crate) struct AgentMeter(());
 
 #[derive(Debug, Default)]
-pub(crate) struct ProducerMeter;
+pub(crate) struct ProducerMeter(());
 
 #[derive(Debug, Default)]
-pub(crate) struct Statistics;
+pub(crate) struct Statistics(());
 
 /// There is none.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Fates {
 #[allow(dead_code)]
 impl Timer {
     pub(crate) fn start() -> Self {
-        Self
+        Self(())
     }
 
     pub(crate) fn took(self) -> Duration {
@@ -68,19 +68,19 @@ impl Timer {
 #[allow(dead_code)]
 impl ConsumerMeter {
     pub(crate) fn new(_: &str, _: &str, _: Option<&str>) -> Self {
-        Self
+        Self(())
     }
 
     pub(crate) fn statistics(&self) -> Statistics {
-        Statistics
+        Statistics(())
     }
 
     pub(crate) fn partition(&self, _: &str, _: i32) -> PartitionMeter {
-        PartitionMeter
+        PartitionMeter(())
     }
 
     pub(crate) fn agent(&self, _: &str) -> AgentMeter {
-        AgentMeter
+        AgentMeter(())
     }
 
     pub(crate) fn add(&self, _: &str, _: Fate, _: usize) {}
@@ -117,11 +117,11 @@ impl AgentMeter {
 
 impl ProducerMeter {
     pub(crate) fn new(_: &str) -> Self {
-        Self
+        Self(())
     }
 
     pub(crate) fn statistics(&self) -> Statistics {
-        Statistics
+        Statistics(())
     }
 
     pub(crate) fn reported(&self, _: &str, _: Option<&str>) {}
