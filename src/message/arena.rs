@@ -334,7 +334,7 @@ mod tests {
         assert_eq!(arena.reference().to_string(), "t[1=0:1,2=1:2]");
         let ranges: Vec<_> = arena.ranges(1).map(|(source, offsets)| (source.partition, offsets)).collect();
         assert_eq!(ranges, [(2, 1..2)]);
-        let counts: Vec<_> = arena.counts(3).map(|(source, records)| (source.partition, records)).collect();
+        let counts: Vec<_> = arena.counts(2).map(|(source, records)| (source.partition, records)).collect();
         assert_eq!(counts, [(2, 1), (1, 1)]);
     }
 
