@@ -187,6 +187,60 @@
 //! as [`Received::history`]: a [`History`] is kept as the text that it was, and opened one [`Stage`] at a time.
 //! [`stage_latencies`] tells how long each service on the way took. See [`envelope`] for the format and its limits.
 //!
+//! # Tracing
+//!
+//! The headers `traceparent` and `tracestate` of W3C Trace Context go from a message to those that are
+//! [made from it](Message::caused_by), whatever the features: a service that does not trace does not break a trace.
+//! Nothing is added to messages that are made from none.
+//!
+//! With the feature `otel` the crate makes spans by OpenTelemetry's
+//! [conventions for messaging](https://opentelemetry.io/docs/specs/semconv/messaging/kafka/), with the global tracer
+//! provider that is set when a client is built. It has to be one of the same version of `opentelemetry`, 0.33.
+//!
+//! | span | kind | from, to | parent |
+//! |---|---|---|---|
+//! | `send <topic>` | producer; client where it sends only messages that keep a context of their own | the call, the last acknowledgement of its messages | the current span; else what caused the messages, where that is one trace |
+//! | `poll <topic>` | client | the wait for a batch, its hand-over | the current span |
+//! | `process <topic>` | consumer | an attempt to handle a batch | the current span; else what sent the first message, where all are of one trace; else it is a trace of its own |
+//! | `commit <topic>` | client | the request, its answer | the attempt; of several batches none, with a link to each |
+//!
+//! - `process` is the current span while the handler runs, async handlers included, so what a handler sends or traces is
+//!   its child. It has a link to each message of the batch that carries a context; an SDK keeps 128 links unless told
+//!   otherwise (`max_links_per_span`). Apps have one for each handler and pipeline of a record, stream workers one for each
+//!   call of an agent.
+//! - What is sent carries the context of its `send` span. Without a tracer provider it carries that of the current span,
+//!   else that of what caused it. A `traceparent` that the message [is given](Message::header) stays, and so does that of a
+//!   message sent outside of any span together with messages of other traces. What goes through an [`Outbox`] carries that
+//!   of `process`.
+//! - Failures set the status and `error.type`: the broker's own word for it, as `UNKNOWN_TOPIC_OR_PARTITION`, or the kind of
+//!   [`Error`]. The text of a handler's error stands in the status; of a record that cannot be read nothing does.
+//! - A `traceparent` that is none is as if it were not there.
+//!
+//! ```
+//! # #[cfg(feature = "otel")]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use kafka_envelope::testing::EmbeddedBroker;
+//! use kafka_envelope::{Message, Producer};
+//! use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
+//!
+//! // A service has an exporter of `opentelemetry-otlp` in its place, and a batch of spans at a time.
+//! let exporter = InMemorySpanExporter::default();
+//! let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+//! opentelemetry::global::set_tracer_provider(provider);
+//!
+//! // Only now: clients trace with the provider that was set before.
+//! # let broker = EmbeddedBroker::start()?;
+//! # broker.create_topic("orders", 1)?;
+//! # let brokers = broker.bootstrap_servers();
+//! let producer = Producer::new("shop", brokers)?;
+//! producer.produce("orders", &Message::new("apples"))?;
+//! assert_eq!(exporter.get_finished_spans()?[0].name, "send orders");
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "otel"))]
+//! # fn main() {}
+//! ```
+//!
 //! # Settings
 //!
 //! Any property of librdkafka: this crate's defaults stand lowest, above them a properties file, the environment and
@@ -231,6 +285,7 @@
 //! | `redis` | `app::RedisCache`: responses reach the replica that waits for them; `stream::RedisSink` |
 //! | `export` | the module `export`: filters, and clients that export what they say; numbers of untyped payloads then keep their text |
 //! | `metrics` | the module `metrics`: what consumers and producers do, through the facade of that name |
+//! | `otel` | spans of what is sent, handled and committed, to OpenTelemetry's global tracer provider |
 //! | `ssl` | TLS, SCRAM and OAUTHBEARER, with the system's OpenSSL |
 //! | `sasl` | Kerberos (GSSAPI), with the system's Cyrus SASL |
 //! | `zstd` | zstd compression; gzip, lz4 and snappy are always there |
@@ -249,6 +304,7 @@ pub mod envelope;
 mod error;
 #[cfg(feature = "export")]
 pub mod export;
+mod fault;
 pub mod low_level;
 mod message;
 #[cfg(feature = "metrics")]
@@ -257,6 +313,7 @@ pub mod metrics;
 #[path = "metrics/off.rs"]
 mod metrics;
 mod native;
+mod otel;
 pub mod producer;
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 mod python;
@@ -269,6 +326,7 @@ mod signal;
 #[cfg(feature = "stream")]
 pub mod stream;
 pub mod testing;
+mod trace_context;
 mod transaction;
 
 pub use consumer::{
@@ -278,7 +336,7 @@ pub use consumer::{
 #[doc(inline)]
 pub use envelope::{BatchRef, Envelope, History, Latencies, Ref, Stage, pack, pack_into, stage_latencies, unpack};
 pub use error::{Error, HandlerError, Result, TransactionOutcome};
-pub use message::{Batch, Headers, Message, Oversize, RawBatch, Received, TimestampType};
+pub use message::{Batch, Cause, Headers, Message, Oversize, RawBatch, Received, TimestampType};
 #[doc(inline)]
 pub use producer::{Delivery, Pending, Producer, ProducerBuilder, Report};
 pub use rdkafka;

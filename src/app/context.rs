@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::message::Headers;
 use crate::message::record::Record;
 use crate::producer::Delivery;
+use crate::trace_context::is_name as is_trace_header;
 
 /// What a handler gets beside its message: the record that it came in, and an [`Emitter`] that knows of it. Cheap to
 /// clone.
@@ -102,7 +103,7 @@ impl Context {
     ///
     /// The `event_id` is that of the record, else a fresh one. The record's other headers go along; of those that come
     /// more than once, the last. Its key does not. With [`key_as_event`](crate::app::AppBuilder::key_as_event) the name
-    /// is the key, and the `event_id` is the only header.
+    /// is the key, and the `event_id` is the only header, beside a trace context where the record has one.
     ///
     /// # Errors
     /// As [`Emitter::emit`].
@@ -160,7 +161,9 @@ impl Context {
         let incoming = (!self.emitter.is_key_event()).then(|| record.headers());
         let id = (EVENT_ID, Some(event_id.as_bytes()));
         let mut places: HashMap<&str, usize> = HashMap::new();
-        for (name, value) in incoming.iter().flat_map(Headers::iter).chain([id]) {
+        // Its trace context goes along with whatever it is that a handler sends.
+        let incoming = incoming.iter().flat_map(Headers::iter).filter(|(name, _)| !is_trace_header(name));
+        for (name, value) in incoming.chain([id]) {
             let value = value.map(<[u8]>::to_vec);
             match places.get(name).and_then(|place| event.headers.get_mut(*place)) {
                 Some(header) => header.1 = value,

@@ -29,6 +29,9 @@ pub(super) const EVENT_ID: &str = "event_id";
 /// [`AppBuilder::envelopes`](crate::app::AppBuilder::envelopes) names it becomes an envelope's item; sent by a handler's
 /// [`Context`](crate::app::Context), the envelope refers to the record that is handled.
 ///
+/// What a handler sends takes the trace context of its record along, the headers `traceparent` and `tracestate`, where
+/// the record has one and the event is given none.
+///
 /// The payload is written when a function is called, not when its future is first polled: the future holds the record
 /// alone, and can go to another thread even where the payload cannot. Nothing is sent before the future is polled. A
 /// future that is dropped does not take back what was sent.
@@ -143,7 +146,9 @@ impl Emitter {
     pub(super) fn outgoing<T: Serialize>(&self, topic: &str, event: Event<T>, missing: &Missing) -> Result<Outgoing> {
         let Shared { form, app, .. } = &*self.shared;
         let refs = || self.handled.iter().map(|handled| handled.record.reference()).collect();
-        Outgoing::new(form, app, topic, event, missing, refs)
+        let mut record = Outgoing::new(form, app, topic, event, missing, refs)?;
+        record.trace = self.handled.as_ref().and_then(|handled| handled.record.trace());
+        Ok(record)
     }
 
     pub(super) async fn send(&self, record: &Outgoing) -> Result<Delivery> {

@@ -11,6 +11,7 @@ use crate::app::read;
 use crate::app::task::{BoxFuture, Kind, Task};
 use crate::error::HandlerError;
 use crate::message::record::Record;
+use crate::otel;
 
 /// Marks a handler that is async.
 #[derive(Debug)]
@@ -140,7 +141,7 @@ where
 pub(super) async fn blocking<O: Send + 'static>(
     call: impl FnOnce() -> Result<O, HandlerError> + Send + 'static,
 ) -> Result<O, HandlerError> {
-    match spawn_blocking(call).await {
+    match spawn_blocking(otel::here(call)).await {
         Ok(answer) => answer,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

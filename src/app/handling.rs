@@ -12,9 +12,10 @@ use crate::app::emitter::Emitter;
 use crate::app::schedule::Unit;
 use crate::app::slot::Slot;
 use crate::app::task::{BoxFuture, Router, Task};
+use crate::consumer::{Observed, Sight};
 use crate::error::{BoxError, HandlerError, panic_text};
+use crate::fault::Fault;
 use crate::message::record::Record;
-use crate::metrics::Timer;
 
 /// What is asked of every record before anything handles it.
 pub(super) type Gate = Arc<dyn Fn(Context) -> BoxFuture<Answer> + Send + Sync>;
@@ -34,14 +35,15 @@ pub(super) struct Service {
     pub(super) emitter: Emitter,
     pub(super) router: Arc<dyn Router>,
     pub(super) gate: Option<Gate>,
+    pub(super) sight: Sight,
 }
 
 /// What has begun and goes on by itself.
 pub(super) struct Waiting {
     unit: Unit,
-    timer: Timer,
     handling: BoxFuture<Answer>,
     context: Context,
+    observed: Observed,
 }
 
 /// What a handler answers.
@@ -63,28 +65,41 @@ pub(super) enum Outcome {
     Panicked(BoxError),
 }
 
+impl Outcome {
+    pub(super) fn fault(&self) -> Option<Fault<'_>> {
+        match self {
+            Self::Ok => None,
+            Self::Unreadable(_) => Some(Fault::Unreadable),
+            Self::Failed(error) | Self::Panicked(error) => Some(Fault::Handler(&**error)),
+        }
+    }
+}
+
 /// Begins all of these, one after the other. What has to wait goes on beside the others.
 pub(super) async fn handle(service: Arc<Service>, begun: Vec<Begun>) -> Shared {
     let (mut ended, mut waiting) = (Vec::with_capacity(begun.len()), Vec::new());
     let is_alone = begun.len() == 1;
     for Begun { unit, task, record, slot, attempt } in begun {
-        let timer = Timer::start();
         let task = task.and_then(|place| service.router.task(place));
+        // What the gate is asked is no handling yet.
+        let processing = task.map(|_| service.sight.tracing.process_one(&record)).unwrap_or_default();
+        let observed = Observed::begin(processing);
         let pipeline = task.and_then(Task::pipeline).cloned();
         let context = Context::new(&service.emitter, Handled::new(record, slot, attempt, pipeline));
         let outcome = match start(task, service.gate.as_ref(), &context) {
             Err(outcome) => outcome,
-            Ok(mut handling) => match poll_once(&mut handling).await {
+            Ok(mut handling) => match observed.during(poll_once(&mut handling)).await {
                 Some(outcome) => outcome,
-                None if is_alone => outcome(handling).await,
+                None if is_alone => observed.during(outcome(handling)).await,
                 None => {
-                    waiting.push(Waiting { unit, timer, handling, context });
+                    waiting.push(Waiting { unit, handling, context, observed });
                     continue;
                 }
             },
         };
         context.end();
-        ended.push((unit, outcome, timer.took()));
+        let took = observed.end(outcome.fault());
+        ended.push((unit, outcome, took));
     }
     Shared { ended, waiting }
 }
@@ -133,10 +148,11 @@ fn poll(handling: &mut BoxFuture<Answer>, task: &mut std::task::Context<'_>) -> 
 
 impl Waiting {
     pub(super) async fn wait(self) -> Shared {
-        let Self { unit, timer, handling, context } = self;
-        let outcome = outcome(handling).await;
+        let Self { unit, handling, context, observed } = self;
+        let outcome = observed.during(outcome(handling)).await;
         context.end();
-        Shared { ended: vec![(unit, outcome, timer.took())], waiting: Vec::new() }
+        let took = observed.end(outcome.fault());
+        Shared { ended: vec![(unit, outcome, took)], waiting: Vec::new() }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::message::{check_header_names, check_partition, check_timestamp};
 use crate::producer::RawRecord;
 use crate::settings::check;
+use crate::trace_context::TraceContext;
 
 /// An event as it goes to Kafka.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Outgoing {
     pub(super) headers: Vec<Header>,
     partition: Option<i32>,
     timestamp: Option<i64>,
+    /// That of the record that is handled.
+    pub(super) trace: Option<TraceContext>,
 }
 
 /// Where an event's name goes in an object that has none.
@@ -71,7 +74,7 @@ impl Outgoing {
         if form.envelopes.contains(topic) {
             value = envelope(app, value, &refs())?;
         }
-        Ok(Self { topic: topic.to_owned(), key, value, headers, partition, timestamp })
+        Ok(Self { topic: topic.to_owned(), key, value, headers, partition, timestamp, trace: None })
     }
 
     pub(super) fn record(&self) -> RawRecord<'_, impl Iterator<Item = (&str, Option<&[u8]>)> + Clone> {
@@ -81,6 +84,7 @@ impl Outgoing {
             key: self.key.as_deref().map(str::as_bytes),
             value: Some(&self.value),
             headers: self.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())),
+            trace: self.trace.as_ref(),
             timestamp: self.timestamp,
         }
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use crate::consumer::context::Context;
 use crate::consumer::dead_letters::{self, DeadLetters, LetterTopics};
 use crate::consumer::policy::{Commit, GiveUp, OnError, OnUndecodable};
+use crate::consumer::sight::Sight;
 use crate::consumer::{Consumer, FOR_EVER, desk, fetch};
 use crate::error::{Error, Result};
 use crate::metrics::ConsumerMeter;
+use crate::otel::Tracing;
 use crate::settings::{Resolved, Settings, check};
 
 /// Builds a [`Consumer`]; see [`Consumer::builder`].
@@ -312,6 +314,7 @@ impl ConsumerBuilder {
         }
         let client_id = settings.get("client.id").unwrap_or(&self.service);
         let meter = ConsumerMeter::new(client_id, &self.group, self.python_metrics.then_some(&*self.service));
+        let sight = Sight { meter, tracing: Tracing::of_group(&self.group) };
         let options = fetch::Options {
             batch_size: self.batch_size,
             batch_bytes: self.batch_bytes,
@@ -321,7 +324,7 @@ impl ConsumerBuilder {
             handler_timeout: self.handler_timeout,
             max_window: max_window as u64,
             group: self.group.clone(),
-            meter: meter.clone(),
+            sight: sight.clone(),
             #[cfg(feature = "stream")]
             late_topics: Vec::new(),
             committed_only: settings.effective("isolation.level")? == "read_committed",
@@ -329,7 +332,7 @@ impl ConsumerBuilder {
             resets_to_end: matches!(&*settings.effective("auto.offset.reset")?, "latest" | "largest" | "end"),
         };
         let dead_letters = self.dead_letters(&settings)?;
-        let (group, measured) = (self.group.clone(), meter.clone());
+        let (group, measured) = (self.group.clone(), sight.meter.clone());
         let client = move || settings.create(Context::of_group(&group).heard_by(measured.statistics()));
         let desk = desk::Options {
             linger: self.linger,
@@ -338,7 +341,7 @@ impl ConsumerBuilder {
             on_error: self.on_error,
             on_undecodable: self.on_undecodable,
             dead_letters,
-            meter,
+            sight,
         };
         #[cfg(feature = "stream")]
         if self.joins_late {

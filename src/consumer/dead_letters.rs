@@ -153,8 +153,8 @@ impl DeadLetters {
         let came = Headers::of(arena, record);
         let headers: Vec<_> = came.iter().chain(own.into_iter().filter(|(_, value)| value.is_some())).collect();
         let (key, value) = (arena.key(record), arena.value(record));
-        let letter =
-            RawRecord { topic: &topic, key, value, headers: headers.into_iter(), partition: None, timestamp: None };
+        let headers = headers.into_iter();
+        let letter = RawRecord { topic: &topic, key, value, headers, partition: None, trace: None, timestamp: None };
         let sent = match &self.outlet {
             Some(_) if topic == *source.topic => {
                 Err(Error::setting("dead_letter_topic", "the record was read from it: its letter would come back"))

@@ -9,15 +9,16 @@ use crate::consumer::dead_letters::{DeadLetters, Reason};
 use crate::consumer::hand::{Hand, Verdict};
 use crate::consumer::ledger::{CommitOffset, Ledger, TopicPartition};
 use crate::consumer::link::{Link, Look, State};
-use crate::consumer::measure::{count, count_places};
 use crate::consumer::policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
+use crate::consumer::sight::{Sight, count, count_places};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::Unreadable;
 use crate::message::arena::Arena;
+use crate::metrics::Fate;
 #[cfg(feature = "export")]
 use crate::metrics::Fates;
-use crate::metrics::{ConsumerMeter, Fate};
+use crate::otel::Processing;
 use crate::producer::{Delivery, Pending};
 
 /// The pauses after transactions that were aborted: a rebalance ends soon, an outage may not.
@@ -38,7 +39,7 @@ pub(super) struct Options {
     pub(super) on_error: OnError,
     pub(super) on_undecodable: OnUndecodable,
     pub(super) dead_letters: Option<DeadLetters>,
-    pub(super) meter: ConsumerMeter,
+    pub(super) sight: Sight,
 }
 
 /// See the module's own words.
@@ -212,7 +213,7 @@ impl Desk {
             }
         }
         self.summary.records += handed as u64;
-        count(&self.options.meter, Fate::Handled, &hand.arena, handed);
+        count(&self.options.sight.meter, Fate::Handled, &hand.arena, handed);
         hand.done(handed);
         self.go_on();
     }
@@ -227,7 +228,10 @@ impl Desk {
     }
 
     /// The attempt with the records handed over came to this.
-    pub(super) fn settle(&mut self, link: &Link, outcome: Result<(), Failed>) -> Result<Next> {
+    pub(super) fn settle(&mut self, link: &Link, outcome: Result<(), Failed>, processing: Processing) -> Result<Next> {
+        if let Err(failed) = &outcome {
+            processing.failed(failed.fault());
+        }
         let Some(hand) = &mut self.hand else { return Ok(Next::Finished) };
         let handed = hand.arena.records().len();
         let done = outcome.as_ref().map_or_else(|failed| failed.done, |()| handed);
@@ -239,9 +243,13 @@ impl Desk {
             }
             state.complete(&hand.arena, done);
             state.handled += u64::from(done > 0);
+            if done > 0 {
+                state.processed.push(&processing);
+            }
         }
+        processing.end();
         self.summary.records += done as u64;
-        count(&self.options.meter, Fate::Handled, &hand.arena, done);
+        count(&self.options.sight.meter, Fate::Handled, &hand.arena, done);
         let batch = outcome.is_err().then(|| hand.arena.reference());
         hand.done(done);
         let Err(Failed { cause, .. }) = outcome else { return Ok(self.go_on()) };
@@ -266,7 +274,7 @@ impl Desk {
     fn unreadable(&mut self, link: &Link, done: usize, unreadable: Unreadable) -> Result<Next> {
         if let Some(hand) = &self.hand {
             let places = unreadable.iter().map(|(place, _)| place - done);
-            count_places(&self.options.meter, Fate::Undecodable, &hand.arena, places);
+            count_places(&self.options.sight.meter, Fate::Undecodable, &hand.arena, places);
         }
         let how = match self.options.on_undecodable {
             OnUndecodable::Stop => {
@@ -284,7 +292,7 @@ impl Desk {
         let Self { hand: Some(hand), options, .. } = self else { return Ok(Next::Finished) };
         let (attempt, attempts) = (hand.arena.attempt(), options.on_error.backoff.attempts);
         let verdict = hand.failed(at, seen, &options.on_error);
-        let blamed = |fate| count_places(&options.meter, fate, &hand.arena, hand.blamed.iter().copied());
+        let blamed = |fate| count_places(&options.sight.meter, fate, &hand.arena, hand.blamed.iter().copied());
         blamed(Fate::Failed);
         if matches!(verdict, Verdict::Again(_)) {
             blamed(Fate::Retried);
@@ -332,14 +340,14 @@ impl Desk {
             return Ok(Next::Bury(letters));
         }
         let places: Vec<_> = is_current.iter().map(|(place, _)| *place).collect();
-        count_places(&options.meter, Fate::Skipped, &hand.arena, places.iter().copied());
+        count_places(&options.sight.meter, Fate::Skipped, &hand.arena, places.iter().copied());
         self.summary.skipped += places.len() as u64;
         Ok(self.given_up(link, &places))
     }
 
     /// This became of the letters. A record is only done once its letter is acknowledged.
     pub(super) fn buried(&mut self, link: &Link, letters: Vec<(usize, Result<Delivery>)>) -> Result<Next> {
-        let Self { hand: Some(hand), options: Options { dead_letters: Some(dead_letters), meter, .. }, .. } = self
+        let Self { hand: Some(hand), options: Options { dead_letters: Some(dead_letters), sight, .. }, .. } = self
         else {
             return Ok(Next::Finished);
         };
@@ -357,7 +365,7 @@ impl Desk {
             }
         }
         self.summary.dead_lettered += written.len() as u64;
-        count_places(meter, Fate::DeadLettered, &hand.arena, written.iter().copied());
+        count_places(&sight.meter, Fate::DeadLettered, &hand.arena, written.iter().copied());
         let next = self.given_up(link, &written);
         failure.map_or(Ok(next), Err)
     }

@@ -31,7 +31,7 @@ impl Scene {
             on_error,
             on_undecodable,
             dead_letters: None,
-            meter: Default::default(),
+            sight: Default::default(),
         };
         let committed = (0..PARTITIONS).map(|partition| (partition, 0)).collect();
         let (link, desk) = (Link::default(), Desk::new(options));
@@ -124,7 +124,7 @@ impl Scene {
         };
         let before = self.desk.summary.skipped;
         let _hold = Hold(&self.link);
-        assert!(!matches!(self.desk.settle(&self.link, outcome).unwrap(), Next::Bury(_)));
+        assert!(!matches!(self.desk.settle(&self.link, outcome, Processing::default()).unwrap(), Next::Bury(_)));
         let skipped = (self.desk.summary.skipped - before) as usize;
         if skipped == unreadable.len() && skipped > 0 {
             self.finished.extend(unreadable.iter().map(|at| handed[*at]));

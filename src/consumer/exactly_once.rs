@@ -10,8 +10,8 @@ use crate::consumer::ledger::{CommitOffset, TopicPartition};
 use crate::consumer::membership::Membership;
 use crate::consumer::{COMMIT_DEADLINE, Consumer, Summary, bury, first_of};
 use crate::error::{BoxError, Error, Result};
+use crate::fault::Fault;
 use crate::message::arena::Arena;
-use crate::metrics::Timer;
 
 /// A handler whose outputs go into transactions.
 pub(crate) trait Transactions {
@@ -44,14 +44,11 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// What a metric shows of it.
-    fn failure(&self) -> Option<&'static str> {
+    pub(super) fn fault(&self) -> Option<Fault<'_>> {
         match self {
             Self::Committed => None,
-            Self::Aborted(_) => Some("aborted"),
-            Self::Refused(_) => Some("refused"),
-            Self::Unknown(_) => Some("unknown"),
-            Self::Failed(_) => Some("failed"),
+            Self::Aborted(error) | Self::Unknown(error) | Self::Failed(error) => Some(Fault::Error(error)),
+            Self::Refused(error) => Some(Fault::Handler(&**error)),
         }
     }
 }
@@ -107,7 +104,7 @@ impl Consumer {
             }
         }
         self.restart_where_unsettled()?;
-        match self.next()? {
+        match self.poll()? {
             Handed::Records => {}
             Handed::Gone => return Ok(true),
             Handed::Nothing => return Ok(false),
@@ -132,11 +129,11 @@ impl Consumer {
         };
         let Some(offsets) = desk.offsets(&link.lock()) else { return Ok(true) };
         // What is done of an attempt that failed has lost its outputs.
-        let attempt = desk.attempt(|arena| transactions.attempt(arena));
+        let (attempt, processing) = desk.attempt(|arena| transactions.attempt(arena));
         let mut attempt = attempt.map_err(|failed| Failed { done: 0, ..failed });
         if attempt.is_ok() {
-            let (timer, outcome) = (Timer::start(), transactions.commit(&list(&offsets)?, &member));
-            desk.options.meter.committed(timer.took(), outcome.failure());
+            let offsets_list = list(&offsets)?;
+            let outcome = desk.commit(&processing, || transactions.commit(&offsets_list, &member));
             match outcome {
                 Outcome::Committed => desk.committed(link, &offsets),
                 Outcome::Aborted(error) => {
@@ -158,7 +155,7 @@ impl Consumer {
             }
         }
         if attempt.is_err() {
-            let next = desk.settle(link, attempt)?;
+            let next = desk.settle(link, attempt, processing)?;
             bury(desk, link, next)?;
         }
         Ok(true)

@@ -12,7 +12,6 @@ use crate::consumer::policy::{GiveUp, OnError, OnUndecodable};
 use crate::consumer::{Consumer, FOR_EVER};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
-use crate::metrics::ConsumerMeter;
 use crate::producer::{Delivery, Pending};
 
 /// Says of single records that they are begun and done, from anywhere.
@@ -49,6 +48,16 @@ pub(crate) enum After {
     Bury,
 }
 
+#[cfg(feature = "stream")]
+impl Flow {
+    fn records(&self) -> Option<&Arena> {
+        match self {
+            Self::Records(arena) => Some(arena),
+            Self::Revoking | Self::Stopped => None,
+        }
+    }
+}
+
 impl Consumer {
     /// Takes up to `limit` records: what is there of the next batch, once it is due, grouped by partition. None: the
     /// consumer was stopped. Nothing comes while too much that is done is not confirmed; with a limit of 0 nothing but the
@@ -60,7 +69,10 @@ impl Consumer {
     pub(crate) async fn take(&mut self, limit: usize) -> Result<Option<Arena>> {
         let deadline = Instant::now() + FOR_EVER;
         let Self { link, desk, .. } = self;
-        link.wait_for_async(|state| desk.take_ready(link, state, limit, deadline)).await
+        let polling = desk.options.sight.tracing.polling();
+        let taken = link.wait_for_async(|state| desk.take_ready(link, state, limit, deadline)).await;
+        polling.taken(taken.as_ref().map(Option::as_ref));
+        taken
     }
 
     /// As [`Consumer::take`], and tells once of each revocation. While partitions are paused it tells so whenever all there
@@ -72,7 +84,8 @@ impl Consumer {
     pub(crate) async fn flow(&mut self, limit: usize) -> Result<Flow> {
         let deadline = Instant::now() + FOR_EVER;
         let Self { link, desk, .. } = self;
-        link.wait_for_async(|state| {
+        let polling = desk.options.sight.tracing.polling();
+        let taken = link.wait_for_async(|state| {
             if state.revoking.is_some() && !std::mem::replace(&mut state.is_told, true) {
                 return Look::Done(Ok(Flow::Revoking));
             }
@@ -86,8 +99,10 @@ impl Consumer {
                 }
                 Look::Wait(until) => Look::Wait(until),
             }
-        })
-        .await
+        });
+        let taken = taken.await;
+        polling.taken(taken.as_ref().map(Flow::records));
+        taken
     }
 
     /// What was taken is not needed any more; its memory is.
@@ -99,11 +114,6 @@ impl Consumer {
     pub(crate) fn tally(&self) -> Tally {
         self.link.lock().flows = true;
         Tally(Arc::clone(&self.link))
-    }
-
-    /// For what becomes of them.
-    pub(crate) fn meter(&self) -> ConsumerMeter {
-        self.desk.options.meter.clone()
     }
 
     pub(crate) fn policies(&self) -> Policies {

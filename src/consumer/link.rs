@@ -13,6 +13,7 @@ use crate::consumer::progress::{OffsetReset, StallCause};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
+use crate::otel::Processed;
 use crate::refusal::Standing;
 
 /// Wakes the fetch thread. A ring is kept until somebody waits, so none is lost. librdkafka rings it under its own
@@ -252,6 +253,8 @@ pub(super) struct State {
     pub(super) confirmed: u64,
     /// Some of what counts as confirmed is not committed: of partitions that the broker does not know.
     pub(super) is_left_out: bool,
+    /// The attempts that no commit was sent for yet.
+    pub(super) processed: Processed,
     /// How often a partition went away with handled records whose commit was not confirmed.
     pub(super) unconfirmed_losses: u64,
     /// What the broker answered to the last commit that failed.

@@ -17,7 +17,6 @@ mod health;
 mod lanes;
 mod ledger;
 mod link;
-mod measure;
 mod membership;
 mod policy;
 mod progress;
@@ -25,6 +24,7 @@ mod progress;
 mod pull;
 #[cfg(feature = "tokio")]
 mod run_async;
+mod sight;
 #[cfg(feature = "signal")]
 mod signal;
 #[cfg(feature = "export")]
@@ -60,6 +60,10 @@ pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 #[cfg(any(feature = "app", feature = "stream"))]
 pub(crate) use run_async::caught;
+#[cfg(feature = "app")]
+pub(crate) use sight::Observed;
+#[cfg(any(feature = "app", feature = "stream"))]
+pub(crate) use sight::Sight;
 
 use crate::consumer::attempt::Attempt;
 use crate::consumer::context::Context;
@@ -327,7 +331,7 @@ impl Consumer {
     fn process_one(&mut self, attempt: &mut Attempt<'_>) -> Result<Option<Done>> {
         self.restart_where_unsettled()?;
         loop {
-            match self.next()? {
+            match self.poll()? {
                 Handed::Records => break,
                 Handed::Gone => {}
                 Handed::Nothing => return Ok(None),
@@ -353,7 +357,7 @@ impl Consumer {
         self.restart_where_unsettled()?;
         self.desk.summary = Summary::default();
         let outcome = loop {
-            let handled = match self.next() {
+            let handled = match self.poll() {
                 Ok(Handed::Records) => self.handle(attempt),
                 Ok(Handed::Gone) => Ok(true),
                 Ok(Handed::Nothing) => Ok(false),
@@ -367,6 +371,13 @@ impl Consumer {
         };
         first_of(outcome, self.confirm(true))?;
         Ok(self.desk.summary)
+    }
+
+    /// Waits for a batch.
+    fn poll(&mut self) -> Result<Handed> {
+        let (polling, next) = (self.desk.options.sight.tracing.polling(), self.next());
+        self.desk.polled(polling, &next);
+        next
     }
 
     /// Waits for records to hand over.
@@ -402,8 +413,8 @@ impl Consumer {
             {
                 let Self { link, desk, .. } = self;
                 let _hold = Hold(link);
-                let outcome = desk.attempt(&mut *attempt);
-                let next = desk.settle(link, outcome)?;
+                let (outcome, processing) = desk.attempt(&mut *attempt);
+                let next = desk.settle(link, outcome, processing)?;
                 if matches!(bury(desk, link, next)?, Next::Finished) {
                     return Ok(true);
                 }

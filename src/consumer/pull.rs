@@ -22,8 +22,11 @@ impl Consumer {
     /// As [`Consumer::process`], those of handlers aside.
     pub(crate) fn pull(&mut self, limit: usize, timeout: Duration) -> Result<Option<&Arena>> {
         let deadline = Instant::now() + timeout.min(FOR_EVER);
-        let is_some = self.wait_for(|desk, link, state| desk.pull(link, state, limit, deadline))?;
-        Ok(is_some.then(|| self.desk.handed()))
+        let polling = self.desk.options.sight.tracing.polling();
+        let pulled = self.wait_for(|desk, link, state| desk.pull(link, state, limit, deadline));
+        let arena = pulled.map(|is_some| is_some.then(|| self.desk.handed()));
+        polling.taken(arena.as_ref().map(|arena| *arena));
+        arena
     }
 
     /// All records that were taken are done.
@@ -32,7 +35,7 @@ impl Consumer {
     /// [`Error::Kafka`](crate::Error::Kafka) and [`Error::Closed`](crate::Error::Closed) where the client can commit
     /// nothing any more.
     pub(crate) fn all_done(&mut self) -> Result<()> {
-        self.desk.options.meter.tell(&mut self.desk.pulled);
+        self.desk.options.sight.meter.tell(&mut self.desk.pulled);
         let mut state = self.link.lock();
         state.all_done();
         let beyond_use = state.beyond_use();

@@ -22,7 +22,7 @@ impl Scene {
             on_error: OnError::default(),
             on_undecodable: OnUndecodable::default(),
             dead_letters: None,
-            meter: Default::default(),
+            sight: Default::default(),
         };
         let scene = Self { link: Link::default(), desk: Desk::new(options) };
         for partition in 0..2 {

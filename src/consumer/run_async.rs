@@ -15,7 +15,6 @@ use crate::consumer::{COMMIT_DEADLINE, Consumer, Summary, first_of};
 use crate::error::{HandlerError, Result};
 use crate::message::Batch;
 use crate::message::arena::Arena;
-use crate::metrics::Timer;
 
 impl Consumer {
     /// As [`Consumer::run`], with an async handler: its thread is free for other tasks while it waits. Needs tokio, with
@@ -73,7 +72,9 @@ impl Consumer {
         }
         self.desk.summary = Summary::default();
         let outcome = loop {
-            let handled = match self.next_async().await {
+            let (polling, next) = (self.desk.options.sight.tracing.polling(), self.next_async().await);
+            self.desk.polled(polling, &next);
+            let handled = match next {
                 Ok(Handed::Records) => self.handle_async(&mut handler).await,
                 Ok(Handed::Gone) => Ok(true),
                 Ok(Handed::Nothing) => Ok(false),
@@ -128,10 +129,10 @@ impl Consumer {
             {
                 let Self { link, desk, .. } = self;
                 let _hold = Hold(link);
-                let timer = Timer::start();
-                let outcome = attempt_async(desk.handed(), handler).await;
-                desk.measure_attempt(timer, &outcome);
-                let mut next = desk.settle(link, outcome)?;
+                let observed = desk.observe();
+                let outcome = observed.during(attempt_async(desk.handed(), handler)).await;
+                let processing = desk.observed(observed, &outcome);
+                let mut next = desk.settle(link, outcome, processing)?;
                 if let Next::Bury(letters) = next {
                     let mut outcomes = Vec::with_capacity(letters.len());
                     for letter in letters {

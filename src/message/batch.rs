@@ -133,7 +133,7 @@ impl<'a> Headers<'a> {
     }
 
     /// As [`encode_header`](super::arena::encode_header) wrote them.
-    #[cfg(any(feature = "app", feature = "stream"))]
+    #[cfg(any(feature = "app", feature = "stream", test))]
     pub(crate) fn from_encoded(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }

@@ -8,11 +8,13 @@ pub(crate) mod record;
 
 pub use arena::TimestampType;
 pub use batch::{Batch, Headers, RawBatch, Received};
-pub use outgoing::{Message, Oversize};
+pub use outgoing::{Cause, Message, Oversize};
 #[cfg(any(feature = "app", feature = "stream"))]
 pub use record::Record;
 
 pub(crate) use batch::{Unreadable, decode};
-pub(crate) use outgoing::{NewHeader, check_header_names, header, wire_size};
+#[cfg(any(feature = "app", feature = "stream"))]
+pub(crate) use outgoing::headers_size;
+pub(crate) use outgoing::{check_header_names, wire_size};
 #[cfg(feature = "app")]
 pub(crate) use outgoing::{check_partition, check_timestamp};

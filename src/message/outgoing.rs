@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 use crate::envelope::Ref;
 use crate::error::{Error, Result};
+use crate::message::{Headers, Received};
+use crate::trace_context::{Carried, TraceContext, Traced};
 
 /// A message to send: a payload with an id, and the messages that it was made from.
 ///
@@ -29,15 +31,43 @@ pub struct Message<T> {
     /// The messages that this one was made from, each with its own history.
     pub refs: Vec<Ref>,
     headers: Vec<NewHeader>,
+    /// Of the first of its causes that has one.
+    trace: Option<TraceContext>,
     partition: Option<i32>,
     timestamp: Option<DateTime<Utc>>,
 }
 
+/// What a message was made from, for [`Message::caused_by`]: a [`Received`] by reference, which brings its trace context
+/// along, or a [`Ref`], which has none.
+#[derive(Clone, Debug)]
+pub struct Cause<'a> {
+    reference: Ref,
+    headers: Option<Headers<'a>>,
+}
+
+impl<'a> Cause<'a> {
+    pub(crate) fn new(reference: Ref, headers: Headers<'a>) -> Self {
+        Self { reference, headers: Some(headers) }
+    }
+}
+
+impl From<Ref> for Cause<'_> {
+    fn from(reference: Ref) -> Self {
+        Self { reference, headers: None }
+    }
+}
+
+impl<'a, T> From<&Received<'a, T>> for Cause<'a> {
+    fn from(received: &Received<'a, T>) -> Self {
+        Self::new(received.reference(), received.headers())
+    }
+}
+
 /// A header's name and value.
-pub(crate) type NewHeader = (String, Vec<u8>);
+type NewHeader = (String, Vec<u8>);
 
 /// As a record has it, where a value may be null.
-pub(crate) fn header((name, value): &NewHeader) -> (&str, Option<&[u8]>) {
+fn header((name, value): &NewHeader) -> (&str, Option<&[u8]>) {
     (name, Some(value))
 }
 
@@ -45,7 +75,7 @@ impl<T> Message<T> {
     /// A message made from nothing, with a fresh UUID (version 4) as its id.
     pub fn new(payload: T) -> Self {
         let id = Uuid::new_v4().to_string();
-        Self { id, payload, refs: Vec::new(), headers: Vec::new(), partition: None, timestamp: None }
+        Self { id, payload, refs: Vec::new(), headers: Vec::new(), trace: None, partition: None, timestamp: None }
     }
 
     /// Sets the id.
@@ -54,9 +84,16 @@ impl<T> Message<T> {
         self
     }
 
-    /// Adds a message that this one was made from: a [`Received`](crate::Received) by reference, or a [`Ref`].
-    pub fn caused_by(mut self, cause: impl Into<Ref>) -> Self {
-        self.refs.push(cause.into());
+    /// Adds a message that this one was made from: a [`Received`] by reference, or a [`Ref`].
+    ///
+    /// The trace context of the first that has one goes along: the headers `traceparent` and `tracestate` of W3C Trace
+    /// Context, unless this message [is given](Message::header) one of them. A `traceparent` that is none is ignored.
+    pub fn caused_by<'a>(mut self, cause: impl Into<Cause<'a>>) -> Self {
+        let Cause { reference, headers } = cause.into();
+        if let (None, Some(headers)) = (&self.trace, headers) {
+            self.trace = Traced::of(headers.iter()).map(Traced::to_owned);
+        }
+        self.refs.push(reference);
         self
     }
 
@@ -68,9 +105,8 @@ impl<T> Message<T> {
     /// let sum = Message::new(3).caused_by_all([Ref::new("numbers", 0, 1), Ref::new("numbers", 0, 2)]);
     /// assert_eq!(sum.refs.len(), 2);
     /// ```
-    pub fn caused_by_all<C: Into<Ref>>(mut self, causes: impl IntoIterator<Item = C>) -> Self {
-        self.refs.extend(causes.into_iter().map(Into::into));
-        self
+    pub fn caused_by_all<'a, C: Into<Cause<'a>>>(self, causes: impl IntoIterator<Item = C>) -> Self {
+        causes.into_iter().fold(self, Self::caused_by)
     }
 
     /// Adds a header. A name may come more than once.
@@ -91,8 +127,17 @@ impl<T> Message<T> {
         self
     }
 
-    pub(crate) fn headers(&self) -> &[NewHeader] {
-        &self.headers
+    /// What it says of a trace by itself.
+    pub(crate) fn carried(&self) -> Carried<'_> {
+        Carried::of(self.headers.iter().map(header), self.trace.as_ref())
+    }
+
+    /// Its own headers, and those of this trace context.
+    pub(crate) fn headers<'m>(
+        &'m self,
+        trace: Option<&'m TraceContext>,
+    ) -> impl Iterator<Item = (&'m str, Option<&'m [u8]>)> + Clone {
+        self.headers.iter().map(header).chain(trace.into_iter().flat_map(TraceContext::headers))
     }
 
     /// The record's key: none for an empty id.
@@ -166,10 +211,14 @@ pub(crate) fn wire_size<'a>(
     value: usize,
     headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
 ) -> usize {
+    OVERHEAD + key.map_or(0, <[u8]>::len) + value + headers_size(headers)
+}
+
+/// What headers add to that.
+pub(crate) fn headers_size<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> usize {
     // The length of a null is -1, which takes a byte as well.
     let length = |bytes: usize| bytes + varint_size(bytes);
-    let header = |(name, value): (&str, Option<&[u8]>)| length(name.len()) + length(value.map_or(0, <[u8]>::len));
-    OVERHEAD + key.map_or(0, <[u8]>::len) + value + headers.map(header).sum::<usize>()
+    headers.map(|(name, value)| length(name.len()) + length(value.map_or(0, <[u8]>::len))).sum()
 }
 
 /// How many bytes a length takes: 7 bits in each, one of them for the sign.

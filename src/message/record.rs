@@ -12,7 +12,8 @@ use serde_json::value::RawValue;
 use crate::envelope::{History, Ref};
 use crate::error::Error;
 use crate::message::arena::{Arena, NewRecord, Record as Place, Source};
-use crate::message::{Headers, TimestampType};
+use crate::message::{Cause, Headers, TimestampType};
+use crate::trace_context::{TraceContext, Traced};
 
 /// A record from Kafka: its place, time, key, headers and value. Cheap to clone.
 #[derive(Clone)]
@@ -175,6 +176,11 @@ impl Record {
         Ref { key, history: self.history(), ..Ref::new(self.topic(), self.partition(), self.offset()) }
     }
 
+    /// What says of a trace goes along with what is made of this record.
+    pub(crate) fn trace(&self) -> Option<TraceContext> {
+        Traced::of(self.headers().iter()).map(Traced::to_owned)
+    }
+
     fn history(&self) -> Option<History> {
         let (range, value) = (self.0.history.clone()?, self.value()?);
         serde_json::from_slice::<&RawValue>(value.get(range)?).ok().map(History::from_checked)
@@ -230,6 +236,12 @@ impl Record {
     /// As `topic:partition:offset`.
     pub(crate) fn place(&self) -> String {
         self.0.place()
+    }
+}
+
+impl<'a> From<&'a Record> for Cause<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self::new(record.reference(), record.headers())
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Histogram, Label, Unit, counter, describe_counter, describe_histogram, gauge, histogram};
 
+use crate::fault::Fault;
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 use crate::metrics::Fates;
 use crate::metrics::names::{self, CLIENT, ERROR_TYPE, GROUP, OPERATION, PARTITION, REBALANCE, SYSTEM, TOPIC};
@@ -140,25 +141,25 @@ impl ConsumerMeter {
         }
     }
 
-    /// A handler worked for so long on so many messages; where it `failed`, in what way.
-    pub(crate) fn processed(&self, took: Duration, messages: usize, failed: Option<Fate>) {
+    /// A handler worked for so long on so many messages, and failed in this way.
+    pub(crate) fn processed(&self, took: Duration, messages: impl FnOnce() -> usize, failed: Option<Fault<'_>>) {
         let Some(handles) = &self.0 else { return };
         handles.process.record(took, failed);
         // The Python library counts only what went well.
         if let Some(python) = handles.python.as_ref().filter(|_| failed.is_none()) {
             python.seconds.record(took);
-            python.count.increment(messages as u64);
+            python.count.increment(messages() as u64);
         }
     }
 
-    /// A commit was answered; where it failed, `error` is the error's name.
-    pub(crate) fn committed(&self, took: Duration, error: Option<&str>) {
+    /// A commit was answered.
+    pub(crate) fn committed(&self, took: Duration, failed: Option<Fault<'_>>) {
         let Some(handles) = &self.0 else { return };
-        match error {
+        match failed {
             None => handles.commit.record(took),
-            Some(error) => {
+            Some(fault) => {
                 handles.failed_commits.increment(1);
-                let labels = with(&handles.labels, &[(OPERATION, "commit"), (ERROR_TYPE, error)]);
+                let labels = with(&handles.labels, &[(OPERATION, "commit"), (ERROR_TYPE, &fault.kind())]);
                 histogram!(names::OPERATION_DURATION, labels).record(took);
             }
         }
@@ -220,10 +221,10 @@ impl Process {
         }
     }
 
-    fn record(&self, took: Duration, failed: Option<Fate>) {
+    fn record(&self, took: Duration, failed: Option<Fault<'_>>) {
         let histogram = match failed {
             None => &self.ok,
-            Some(Fate::Undecodable) => &self.undecodable,
+            Some(Fault::Unreadable) => &self.undecodable,
             Some(_) => &self.failed,
         };
         histogram.record(took);
@@ -260,7 +261,8 @@ impl AgentMeter {
     /// A call with so many elements took so long.
     pub(crate) fn called(&self, took: Duration, elements: usize, has_failed: bool) {
         self.batch_size.record(elements as f64);
-        self.process.record(took, has_failed.then_some(Fate::Failed));
+        let Process { ok, failed, .. } = &self.process;
+        if has_failed { failed } else { ok }.record(took);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::fault::Fault;
 
 /// Whether anything is measured.
 pub(crate) const IS_ON: bool = false;
@@ -89,9 +90,9 @@ impl ConsumerMeter {
 
     pub(crate) fn batch(&self, _: usize) {}
 
-    pub(crate) fn processed(&self, _: Duration, _: usize, _: Option<Fate>) {}
+    pub(crate) fn processed(&self, _: Duration, _: impl FnOnce() -> usize, _: Option<Fault<'_>>) {}
 
-    pub(crate) fn committed(&self, _: Duration, _: Option<&str>) {}
+    pub(crate) fn committed(&self, _: Duration, _: Option<Fault<'_>>) {}
 
     pub(crate) fn assigned(&self) {}
 
@@ -124,7 +125,7 @@ impl ProducerMeter {
         Statistics(())
     }
 
-    pub(crate) fn reported(&self, _: &str, _: Option<&str>) {}
+    pub(crate) fn reported(&self, _: &str, _: Option<Fault<'_>>) {}
 
     pub(crate) fn tell(&self, _: usize) {}
 

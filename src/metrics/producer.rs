@@ -1,12 +1,13 @@
 //! What a producer measures.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ::metrics::{Counter, Histogram, Label, counter, gauge, histogram};
-use rdkafka::error::KafkaError;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::fault::Fault;
 use crate::metrics::names::{self, CLIENT, ERROR_TYPE, OPERATION, SYSTEM, TOPIC};
 use crate::metrics::share::Share;
 use crate::metrics::{Statistics, Timer, with};
@@ -31,7 +32,7 @@ struct State {
 /// Reports of one topic, of one kind.
 struct Topic {
     name: String,
-    error: Option<String>,
+    failed: Option<Cow<'static, str>>,
     sent: Counter,
     /// Not told yet.
     reports: u64,
@@ -53,17 +54,18 @@ impl ProducerMeter {
     }
 
     /// A record has its delivery report. Told with the next [`ProducerMeter::tell`].
-    pub(crate) fn reported(&self, topic: &str, error: Option<&str>) {
+    pub(crate) fn reported(&self, topic: &str, failed: Option<Fault<'_>>) {
         let Some(handles) = &self.0 else { return };
+        let failed = failed.map(Fault::kind);
         let mut state = handles.lock();
         let State { topics, last, .. } = &mut *state;
-        let is_it = |known: &Topic| known.name == topic && known.error.as_deref() == error;
+        let is_it = |known: &Topic| known.name == topic && known.failed == failed;
         if !topics.get(*last).is_some_and(is_it) {
             *last = topics.iter().position(is_it).unwrap_or_else(|| {
                 let mut labels = with(&handles.labels, &[(OPERATION, "send"), (TOPIC, topic)]);
-                let error = error.map(str::to_owned);
-                labels.extend(error.clone().map(|error| Label::new(ERROR_TYPE, error)));
-                topics.push(Topic { name: topic.to_owned(), error, sent: counter!(names::SENT, labels), reports: 0 });
+                labels.extend(failed.clone().map(|kind| Label::new(ERROR_TYPE, kind)));
+                let sent = counter!(names::SENT, labels);
+                topics.push(Topic { name: topic.to_owned(), failed: failed.clone(), sent, reports: 0 });
                 topics.len() - 1
             });
         }
@@ -86,21 +88,11 @@ impl ProducerMeter {
         match outcome {
             Ok(_) => handles.send.record(began.took()),
             Err(error) => {
-                let labels = with(&handles.labels, &[(OPERATION, "send"), (ERROR_TYPE, &kind(error))]);
+                let labels = with(&handles.labels, &[(OPERATION, "send"), (ERROR_TYPE, &Fault::Error(error).kind())]);
                 histogram!(names::OPERATION_DURATION, labels).record(began.took());
             }
         }
     }
-}
-
-/// What an attribute shows of an error.
-fn kind(error: &Error) -> String {
-    let source = match error {
-        Error::NotDelivered { failed, .. } => failed.first().map(|(_, source)| source),
-        Error::Kafka(source) => Some(source),
-        _ => None,
-    };
-    source.and_then(KafkaError::rdkafka_error_code).map_or_else(|| "_OTHER".into(), |code| format!("{code:?}"))
 }
 
 impl Handles {

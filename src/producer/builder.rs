@@ -11,6 +11,7 @@ use super::{Client, Inner, Producer};
 use crate::error::{Error, Result};
 use crate::message::Oversize;
 use crate::metrics::ProducerMeter;
+use crate::otel::Tracing;
 use crate::settings::{Settings, check};
 
 /// What a [`Producer`] is built from. Nothing is checked and nothing connects before [`ProducerBuilder::build`].
@@ -110,7 +111,7 @@ impl ProducerBuilder {
         let (threads, flusher) = Threads::start(&client)?;
         let Self { service, oversize, .. } = self;
         let writer = Writer { service, limit };
-        let inner = Inner { client, writer, oversize, patience, flusher, threads };
+        let inner = Inner { client, writer, oversize, patience, flusher, threads, tracing: Tracing::new() };
         Ok(Producer { inner: Arc::new(inner) })
     }
 }

@@ -16,8 +16,10 @@ use super::{FLUSH_ON_DROP, Inner};
 use crate::bootstrap::Bootstrap;
 use crate::client;
 use crate::error::{Error, Result};
+use crate::fault::Fault;
 use crate::metrics::{ProducerMeter, Statistics};
 use crate::native;
+use crate::otel::Span;
 use crate::refusal::{Refusal, RefusalKind, Standing};
 
 /// Where an acknowledged record stands.
@@ -71,12 +73,14 @@ struct State {
     waker: Option<Waker>,
     /// Nobody will ask.
     abandoned: bool,
+    /// Of all of them, until the last is settled.
+    span: Span,
 }
 
 impl Tracker {
     pub(super) fn new(records: usize) -> Arc<Self> {
         let outcomes = vec![None; records];
-        let state = State { left: records, outcomes, waker: None, abandoned: false };
+        let state = State { left: records, outcomes, waker: None, abandoned: false, span: Span::default() };
         Arc::new(Self { state: Mutex::new(state), done: Condvar::new() })
     }
 
@@ -84,18 +88,32 @@ impl Tracker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends the span once every record is settled.
+    pub(super) fn trace(&self, span: Span) {
+        self.lock().span = span;
+    }
+
     /// Says what became of a record. Answers a failure that nobody will ask for.
     #[must_use]
     pub(super) fn settle(&self, index: usize, outcome: Outcome) -> Option<Failure> {
         let mut state = self.lock();
         let unclaimed = if state.abandoned { outcome.as_ref().err().cloned() } else { None };
-        if let Some(place @ None) = state.outcomes.get_mut(index) {
+        let State { left, outcomes, span, .. } = &mut *state;
+        let is_alone = outcomes.len() == 1;
+        if let Some(place @ None) = outcomes.get_mut(index) {
+            match &outcome {
+                Ok(delivery) if is_alone => span.acknowledged(delivery.partition, delivery.offset),
+                Ok(_) => {}
+                Err(failure) => span.failed(Fault::Code(failure.error.rdkafka_error_code())),
+            }
             *place = Some(outcome);
-            state.left -= 1;
+            *left -= 1;
         }
-        if state.left == 0 {
-            let waker = state.waker.take();
+        if *left == 0 {
+            let (waker, mut span) = (state.waker.take(), std::mem::take(&mut state.span));
             drop(state);
+            // Before anybody hears of it.
+            span.end();
             self.done.notify_all();
             if let Some(waker) = waker {
                 client::guarded(|| waker.wake());
@@ -295,8 +313,7 @@ impl ProducerContext for Context {
         match result {
             Ok(message) => self.meter.reported(message.topic(), None),
             Err((error, message)) => {
-                let code = error.rdkafka_error_code().map_or_else(|| "_OTHER".into(), |code| format!("{code:?}"));
-                self.meter.reported(message.topic(), Some(&code));
+                self.meter.reported(message.topic(), Some(Fault::Code(error.rdkafka_error_code())));
             }
         }
     }

@@ -19,8 +19,10 @@ use super::{Inner, NativeRecord, Producer, Waiting};
 use crate::error::Error;
 use crate::error::Result;
 #[cfg(any(feature = "app", feature = "stream"))]
-use crate::message::wire_size;
+use crate::fault::Fault;
 use crate::message::{Message, Oversize};
+#[cfg(any(feature = "app", feature = "stream"))]
+use crate::message::{headers_size, wire_size};
 use crate::metrics::Timer;
 #[cfg(any(feature = "app", feature = "stream"))]
 use crate::settings::check;
@@ -95,21 +97,31 @@ impl Producer {
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
-        check::topic(record.topic)?;
-        self.inner.usable()?;
-        let value = record.value.map_or(0, <[u8]>::len);
-        let (bytes, limit) = (wire_size(record.key, value, record.headers.clone()), self.inner.writer.limit);
-        if bytes > limit {
-            return Err(Error::Oversize { index: 0, bytes, limit });
-        }
-        let (tracker, timer) = (Tracker::new(1), Timer::start());
-        let claim = Claim::new(&tracker, self.inner.client.context());
-        if let Err(error) = self.inner.enqueue_async(record.native(Entry::new(&tracker, 0))).await {
-            let _ = tracker.settle(0, Err(Failure::not_sent(error)));
-        }
-        let _request = self.inner.flusher.request();
-        let sent = self.pending(claim).await;
-        self.inner.measure(timer, sent)
+        let timer = Timer::start();
+        let sent = async {
+            check::topic(record.topic)?;
+            self.inner.usable()?;
+            let (mut span, injected) = self.inner.trace(&record);
+            let trace = injected.of(record.carried());
+            let value = record.value.map_or(0, <[u8]>::len);
+            let added = trace.map_or(0, |trace| headers_size(trace.headers()));
+            let bytes = wire_size(record.key, value, record.headers.clone()) + added;
+            let limit = self.inner.writer.limit;
+            if bytes > limit {
+                let error = Error::Oversize { index: 0, bytes, limit };
+                span.failed(Fault::Error(&error));
+                return Err(error);
+            }
+            let tracker = Tracker::new(1);
+            tracker.trace(span);
+            let claim = Claim::new(&tracker, self.inner.client.context());
+            if let Err(error) = self.inner.enqueue_async(record.native(Entry::new(&tracker, 0), trace)).await {
+                let _ = tracker.settle(0, Err(Failure::not_sent(error)));
+            }
+            let _request = self.inner.flusher.request();
+            self.pending(claim).await
+        };
+        self.inner.measure(timer, sent.await)
     }
 }
 

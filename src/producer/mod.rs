@@ -51,6 +51,7 @@ use crate::error::{Error, Result};
 use crate::message::{Message, Oversize};
 use crate::metrics::Timer;
 use crate::native;
+use crate::otel::{Injected, Span, Tracing};
 use crate::refusal::Refusal;
 use crate::settings::check;
 use delivery::{Claim, Context, Entry, Failure, Tracker, is_full, not_delivered};
@@ -152,12 +153,15 @@ impl Producer {
     /// [`Pending::wait`] says.
     pub(crate) fn send_raw<'a, H>(&self, record: RawRecord<'a, H>) -> Result<Pending>
     where
-        H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
         check::topic(record.topic)?;
         self.inner.usable()?;
+        let (span, injected) = self.inner.trace(&record);
+        let trace = injected.of(record.carried());
         let tracker = Tracker::new(1);
-        if let Err(error) = self.inner.enqueue(record.native(Entry::new(&tracker, 0)), self.inner.patience) {
+        tracker.trace(span);
+        if let Err(error) = self.inner.enqueue(record.native(Entry::new(&tracker, 0), trace), self.inner.patience) {
             let _ = tracker.settle(0, Err(Failure::not_sent(error)));
         }
         Ok(self.pending(Claim::new(&tracker, self.inner.client.context())))
@@ -211,6 +215,7 @@ struct Inner {
     patience: Option<Duration>,
     flusher: Arc<Flusher>,
     threads: Threads,
+    tracing: Tracing,
 }
 
 /// Since when a record waits for room, and what ends the linger of those before it: that would only keep it waiting.
@@ -242,7 +247,15 @@ impl Inner {
     ) -> Result<Sending<'a, T>> {
         check::topic(topic)?;
         self.usable()?;
-        Sending::new(&self.writer, topic, messages, oversize)
+        Sending::new(&self.writer, topic, messages, oversize, &self.tracing)
+    }
+
+    /// Begins to send one record.
+    fn trace<'a, H>(&self, record: &RawRecord<'a, H>) -> (Span, Injected)
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
+        self.tracing.send(Some(record.topic), None, std::iter::once(record.carried()))
     }
 
     /// Writes all messages, then gives all of them to librdkafka.

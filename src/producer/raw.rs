@@ -5,6 +5,7 @@ use rdkafka::producer::BaseRecord;
 
 use super::NativeRecord;
 use super::delivery::Entry;
+use crate::trace_context::{Carried, TraceContext};
 
 /// A record's parts as they shall stand in the log. A header's name may come more than once, and its value may be null.
 #[derive(Clone, Debug)]
@@ -16,21 +17,34 @@ pub(crate) struct RawRecord<'a, H> {
     pub(crate) value: Option<&'a [u8]>,
     /// Names without a NUL byte.
     pub(crate) headers: H,
+    /// That of what caused it.
+    pub(crate) trace: Option<&'a TraceContext>,
     /// In milliseconds, after 0; else the time of sending.
     pub(crate) timestamp: Option<i64>,
 }
 
 impl<'a, H: Iterator<Item = (&'a str, Option<&'a [u8]>)>> RawRecord<'a, H> {
-    pub(super) fn native(self, entry: Box<Entry>) -> NativeRecord<'a> {
+    /// What it says of a trace by itself.
+    pub(super) fn carried(&self) -> Carried<'a>
+    where
+        H: Clone,
+    {
+        Carried::of(self.headers.clone(), self.trace)
+    }
+
+    /// With the headers of this trace context after its own.
+    pub(super) fn native(self, entry: Box<Entry>, trace: Option<&TraceContext>) -> NativeRecord<'a> {
         let mut record = BaseRecord::with_opaque_to(self.topic, entry);
         record.partition = self.partition;
         record.key = self.key;
         record.payload = self.value;
         record.timestamp = self.timestamp;
-        for (key, value) in self.headers {
+        let mut add = |key: &str, value: Option<&[u8]>| {
             let headers = record.headers.take().unwrap_or_default();
             record.headers = Some(headers.insert(Header { key, value }));
-        }
+        };
+        self.headers.for_each(|(key, value)| add(key, value));
+        trace.into_iter().flat_map(TraceContext::headers).for_each(|(key, value)| add(key, value));
         record
     }
 }

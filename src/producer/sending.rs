@@ -13,7 +13,9 @@ use super::delivery::{Entry, Failure, Tracker, is_full};
 use super::raw::RawRecord;
 use crate::envelope::pack_into;
 use crate::error::{Error, Result};
-use crate::message::{Message, Oversize, check_header_names, header, wire_size};
+use crate::fault::Fault;
+use crate::message::{Message, Oversize, check_header_names, wire_size};
+use crate::otel::{Injected, Tracing};
 
 /// A buffer that held a huge batch is given back to the allocator down to this size.
 pub(super) const KEEP_BYTES: usize = 4 << 20;
@@ -42,13 +44,15 @@ impl Writer {
         buffer: &mut Vec<u8>,
         at: DateTime<Utc>,
         message: &Message<T>,
+        injected: &Injected,
     ) -> Result<Written> {
         let (partition, timestamp) = (message.checked_partition()?, message.checked_timestamp()?);
-        check_header_names(message.headers().iter().map(|(name, _)| name.as_str()))?;
+        let headers = message.headers(injected.of(message.carried()));
+        check_header_names(headers.clone().map(|(name, _)| name))?;
         let start = buffer.len();
         pack_into(buffer, &self.service, at, &message.payload, &message.refs)?;
         let value = start..buffer.len();
-        let bytes = wire_size(message.key(), value.len(), message.headers().iter().map(header));
+        let bytes = wire_size(message.key(), value.len(), headers);
         Ok(Written { value, partition, timestamp, bytes })
     }
 }
@@ -59,6 +63,7 @@ pub(super) struct Sending<'a, T> {
     messages: &'a [Message<T>],
     buffer: Buffer,
     written: Vec<Written>,
+    injected: Injected,
     /// How many of them were handed out.
     taken: usize,
     pub(super) submitted: Submitted,
@@ -73,13 +78,40 @@ pub(super) struct Submitted {
 }
 
 impl<'a, T: Serialize> Sending<'a, T> {
-    pub(super) fn new(writer: &Writer, topic: &'a str, messages: &'a [Message<T>], oversize: Oversize) -> Result<Self> {
+    pub(super) fn new(
+        writer: &Writer,
+        topic: &'a str,
+        messages: &'a [Message<T>],
+        oversize: Oversize,
+        tracing: &Tracing,
+    ) -> Result<Self> {
+        let count = Some(messages.len()).filter(|count| *count != 1);
+        let (mut span, injected) = tracing.send(Some(topic), count, messages.iter().map(Message::carried));
+        match Self::write(writer, topic, messages, oversize, injected) {
+            Ok(sending) => {
+                sending.submitted.tracker.trace(span);
+                Ok(sending)
+            }
+            Err(error) => {
+                span.failed(Fault::Error(&error));
+                Err(error)
+            }
+        }
+    }
+
+    fn write(
+        writer: &Writer,
+        topic: &'a str,
+        messages: &'a [Message<T>],
+        oversize: Oversize,
+        injected: Injected,
+    ) -> Result<Self> {
         let mut buffer = Buffer::take();
         let at = Utc::now();
         let mut written = Vec::with_capacity(messages.len());
         let (mut places, mut skipped) = (Vec::with_capacity(messages.len()), Vec::new());
         for (place, message) in messages.iter().enumerate() {
-            let one = writer.write(&mut buffer, at, message)?;
+            let one = writer.write(&mut buffer, at, message, &injected)?;
             let (bytes, limit) = (one.bytes, writer.limit);
             if bytes <= limit {
                 written.push(one);
@@ -96,7 +128,7 @@ impl<'a, T: Serialize> Sending<'a, T> {
             skipped.push(place);
         }
         let submitted = Submitted { tracker: Tracker::new(written.len()), places, skipped };
-        Ok(Self { topic, messages, buffer, written, taken: 0, submitted })
+        Ok(Self { topic, messages, buffer, written, injected, taken: 0, submitted })
     }
 }
 
@@ -112,10 +144,11 @@ impl<T> Sending<'_, T> {
             partition: *partition,
             key: message.key(),
             value: self.buffer.get(value.clone()),
-            headers: message.headers().iter().map(header),
+            headers: message.headers(self.injected.of(message.carried())),
+            trace: None,
             timestamp: *timestamp,
         };
-        Some(record.native(Entry::new(&self.submitted.tracker, index)))
+        Some(record.native(Entry::new(&self.submitted.tracker, index), None))
     }
 
     /// Librdkafka did not take the record that was handed out last.

@@ -13,7 +13,8 @@ use super::sending::{Buffer, KEEP_BYTES};
 use super::threads::CLOSE;
 use super::*;
 use crate::envelope::unpack;
-use crate::message::{header, wire_size};
+use crate::message::arena::encode_header;
+use crate::message::{Cause, Headers, wire_size};
 use crate::refusal::RefusalKind;
 use crate::testing::{ApiKey, EmbeddedBroker, ErrorCode};
 
@@ -109,7 +110,9 @@ fn what_can_never_be_sent_is_refused_before_anything_is() {
 /// A text whose envelope has exactly the size at which librdkafka takes or refuses it.
 fn text(producer: &Producer, message: &Message<String>, over: usize) -> Message<String> {
     let empty = crate::pack("test", "", &message.refs).unwrap().len();
-    let room = producer.inner.writer.limit - wire_size(message.key(), empty, message.headers().iter().map(header));
+    let nothing = Injected::default();
+    let headers = message.headers(nothing.of(message.carried()));
+    let room = producer.inner.writer.limit - wire_size(message.key(), empty, headers);
     let mut message = message.clone();
     message.payload = "x".repeat(room + over);
     message
@@ -126,14 +129,21 @@ fn the_limit_is_exactly_librdkafkas() {
         .header("b", "x".repeat(64))
         .header("empty", "")
         .caused_by(crate::Ref::new("t", 0, 1));
-    for message in [&plain.clone().id(""), &plain, &rich] {
+    let mut headers = Vec::new();
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    encode_header(&mut headers, "traceparent", Some(parent.as_bytes()));
+    encode_header(&mut headers, "tracestate", Some(b"a=1"));
+    let traced = plain.clone().caused_by(Cause::new(crate::Ref::new("t", 0, 1), Headers::from_encoded(&headers)));
+    for message in [&plain.clone().id(""), &plain, &rich, &traced] {
         producer.produce(TOPIC, &text(&producer, message, 0)).unwrap();
         let error = producer.produce(TOPIC, &text(&producer, message, 1)).unwrap_err();
         assert!(matches!(error, Error::Oversize { index: 0, bytes: 2001, limit: 2000 }), "{error}");
         // librdkafka itself draws the line at the same byte.
         let over = text(&producer, message, 1);
         let unlimited = Writer { limit: usize::MAX, ..producer.inner.writer.clone() };
-        let mut sending = Sending::new(&unlimited, TOPIC, std::slice::from_ref(&over), Oversize::Refuse).unwrap();
+        let mut sending =
+            Sending::new(&unlimited, TOPIC, std::slice::from_ref(&over), Oversize::Refuse, &Tracing::default())
+                .unwrap();
         let error = producer.inner.enqueue(sending.next().unwrap(), None).unwrap_err();
         assert_eq!(error.rdkafka_error_code(), Some(ErrorCode::MessageSizeTooLarge));
     }
@@ -391,7 +401,7 @@ fn a_raw_record_comes_through_as_it_is() {
     for (offset, (key, value, headers, timestamp)) in sent.into_iter().enumerate() {
         let (partition, timestamp) = (Some(1), Some(timestamp));
         let headers = headers.iter().copied();
-        let record = RawRecord { topic: TOPIC, partition, key, value, headers, timestamp };
+        let record = RawRecord { topic: TOPIC, partition, key, value, headers, trace: None, timestamp };
         let delivery = producer.send_raw(record).unwrap().wait().unwrap();
         assert_eq!(delivery, Delivery { partition: 1, offset: offset as i64 });
     }
@@ -404,7 +414,7 @@ fn a_raw_record_comes_through_as_it_is() {
 
     let record = |topic, partition| {
         let headers = std::iter::empty();
-        RawRecord { topic, partition, key: None, value: None, headers, timestamp: None }
+        RawRecord { topic, partition, key: None, value: None, headers, trace: None, timestamp: None }
     };
     assert!(matches!(producer.send_raw(record("a/b", None)), Err(Error::Setting { .. })));
     let error = producer.send_raw(record(TOPIC, Some(9))).unwrap().wait().unwrap_err();

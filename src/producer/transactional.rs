@@ -12,6 +12,7 @@ use super::{Client, Producer, RawRecord, Writer};
 use crate::error::Error;
 use crate::native;
 use crate::refusal::Standing;
+use crate::trace_context::Carried;
 
 /// Records on their way. Kept, it ends their linger.
 pub(crate) struct InFlight {
@@ -71,12 +72,16 @@ impl Producer {
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,
     {
         let tracker = Tracker::new(records.len());
+        // They have been made with the context of what was current then.
+        if records.len() > 0 {
+            tracker.trace(self.inner.tracing.send(None, Some(records.len()), [Carried::Given(None)].into_iter()).0);
+        }
         let mut refused = false;
         for (index, record) in records.enumerate() {
             let outcome = match refused {
                 false => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    self.inner.enqueue(record.native(Entry::new(&tracker, index)), Some(left))
+                    self.inner.enqueue(record.native(Entry::new(&tracker, index), None), Some(left))
                 }
                 true => Err(KafkaError::MessageProduction(Code::PurgeQueue)),
             };

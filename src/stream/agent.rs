@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 
 use crate::consumer::Backoff;
 use crate::error::{Error, HandlerError, Result};
+use crate::otel;
 use crate::stream::sinks::Sinks;
 
 type BoxFuture<T> = std::pin::Pin<Box<dyn Future<Output = T> + Send>>;
@@ -234,7 +235,7 @@ where
     move |input, sinks| {
         let agent = Arc::clone(&agent);
         Box::pin(async move {
-            match spawn_blocking(move || agent(input, sinks)).await {
+            match spawn_blocking(otel::here(move || agent(input, sinks))).await {
                 Ok(answer) => answer,
                 Err(error) => match error.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),

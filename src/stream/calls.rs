@@ -10,7 +10,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
-use crate::error::HandlerError;
+use crate::error::{BoxError, HandlerError, panic_text};
+use crate::fault::Fault;
+use crate::otel::Processing;
 use crate::stream::agent::{Answering, Outputs};
 use crate::stream::gather::Share;
 
@@ -64,11 +66,12 @@ pub(super) struct Call<Out> {
     /// None once it has ended.
     share: Option<Share>,
     began: Option<Instant>,
+    processing: Processing,
 }
 
 impl<Out> Call<Out> {
-    pub(super) fn new(answering: Answering<Out>, share: Share, began: Option<Instant>) -> Self {
-        Self { answering, share: Some(share), began }
+    pub(super) fn new(answering: Answering<Out>, share: Share, began: Option<Instant>, processing: Processing) -> Self {
+        Self { answering, share: Some(share), began, processing }
     }
 }
 
@@ -76,11 +79,23 @@ impl<Out> Future for Call<Out> {
     type Output = Ended<Out>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Ended<Out>> {
-        let answer = match catch_unwind(AssertUnwindSafe(|| self.answering.as_mut().poll(task))) {
+        let Self { answering, processing, .. } = &mut *self;
+        let poll = || processing.run(|| answering.as_mut().poll(task));
+        let answer = match catch_unwind(AssertUnwindSafe(poll)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(answer)) => Ok(answer),
             Err(panic) => Err(panic),
         };
+        let processing = std::mem::take(processing);
+        match &answer {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => processing.failed(Fault::Handler(error.get_ref())),
+            Err(panic) => {
+                let error = BoxError::from(format!("it panicked: {}", panic_text(&**panic)));
+                processing.failed(Fault::Handler(&*error));
+            }
+        }
+        processing.end();
         // Nobody polls what has ended.
         let Some(share) = self.share.take() else { return Poll::Pending };
         Poll::Ready(Ended { answer, share, began: self.began })

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::producer::{Delivery, Producer, RawRecord};
 use crate::python::json;
 use crate::stream::sinks::{Sink, SinkId, Sinks, check_id};
+use crate::trace_context::TraceContext;
 
 const NO_CONFIG: [(&str, &str); 0] = [];
 
@@ -69,11 +70,7 @@ impl KafkaSink {
     ///   the Python library does not send.
     /// - As [`KafkaSink::send_bytes`].
     pub async fn send<T: Serialize + ?Sized>(&self, topic: &str, message: &T) -> Result<Delivery> {
-        let value = json::write(message).map_err(|source| Error::Encode { source })?;
-        if value == b"null" {
-            return Err(Error::setting("message", "is null"));
-        }
-        self.send_bytes(topic, &value).await
+        self.send_bytes(topic, &written(message)?).await
     }
 
     /// The same with a value as it is.
@@ -81,9 +78,15 @@ impl KafkaSink {
     /// # Errors
     /// [`Error::Sink`] names the sink and the topic, and has what [`Producer::produce`] says.
     pub async fn send_bytes(&self, topic: &str, value: &[u8]) -> Result<Delivery> {
+        self.send_made(topic, value, None).await
+    }
+
+    /// The same, made of a record of this trace context.
+    async fn send_made(&self, topic: &str, value: &[u8], trace: Option<&TraceContext>) -> Result<Delivery> {
         let no_headers: [(&str, Option<&[u8]>); 0] = [];
         let headers = no_headers.into_iter();
-        let record = RawRecord { topic, partition: None, key: None, value: Some(value), headers, timestamp: None };
+        let value = Some(value);
+        let record = RawRecord { topic, partition: None, key: None, value, headers, trace, timestamp: None };
         self.producer.produce_raw_async(record).await.map_err(|error| Error::Sink {
             id: self.id.clone(),
             topic: topic.to_owned(),
@@ -109,15 +112,29 @@ impl Sink for KafkaSink {
     }
 }
 
+fn written<T: Serialize + ?Sized>(message: &T) -> Result<Vec<u8>> {
+    let value = json::write(message).map_err(|source| Error::Encode { source })?;
+    match &*value {
+        b"null" => Err(Error::setting("message", "is null")),
+        _ => Ok(value),
+    }
+}
+
 /// The Kafka sink of an id, if there is one; see [`Sinks::kafka`].
 #[derive(Debug)]
-pub struct Kafka<'a>(Result<&'a KafkaSink>);
+pub struct Kafka<'a> {
+    sink: Result<&'a KafkaSink>,
+    sinks: &'a Sinks,
+}
 
 impl Sinks {
     /// The Kafka sink with this id. Where there is none, sending says so.
+    ///
+    /// What is sent takes the trace context of the record along that the agent's element came of, the headers
+    /// `traceparent` and `tracestate`, where it has one; of a batch that of the first.
     #[must_use]
     pub fn kafka(&self, id: &str) -> Kafka<'_> {
-        Kafka(self.get(id))
+        Kafka { sink: self.get(id), sinks: self }
     }
 }
 
@@ -127,7 +144,8 @@ impl Kafka<'_> {
     /// # Errors
     /// As there, and [`Error::Setting`] where there is no such sink.
     pub async fn send<T: Serialize + ?Sized>(self, topic: &str, message: &T) -> Result<Delivery> {
-        self.0?.send(topic, message).await
+        let sink = self.sink?;
+        sink.send_made(topic, &written(message)?, self.sinks.trace().as_ref()).await
     }
 
     /// As [`KafkaSink::send_bytes`].
@@ -135,6 +153,6 @@ impl Kafka<'_> {
     /// # Errors
     /// As there, and [`Error::Setting`] where there is no such sink.
     pub async fn send_bytes(self, topic: &str, value: &[u8]) -> Result<Delivery> {
-        self.0?.send_bytes(topic, value).await
+        self.sink?.send_made(topic, value, self.sinks.trace().as_ref()).await
     }
 }

@@ -138,6 +138,14 @@ impl Origins {
         }
     }
 
+    /// The first element's record, the first of them where that came of several.
+    pub(super) fn first(&self) -> Option<Record> {
+        match self.0.as_ref()? {
+            Source::One(origin) => Some(origin.record.clone()),
+            Source::Many(merged) => merged.all.first()?.first(),
+        }
+    }
+
     /// The records, once each, in the order of their offsets.
     pub(super) fn records(&self) -> Vec<Record> {
         self.filtered(|_| true)

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::envelope::{self, History, Ref, decode_plain};
 use crate::error::HandlerError;
-use crate::message::Record;
+use crate::message::{Cause, Record};
 
 /// What a record's value is made into.
 pub(super) type Read<T> = Box<dyn Fn(&Record) -> Result<Vec<T>, serde_json::Error> + Send>;
@@ -31,6 +31,12 @@ impl<T> Whole<T> {
     #[must_use]
     pub fn reference(&self) -> Ref {
         Ref { history: self.history.clone(), ..self.record.reference() }
+    }
+}
+
+impl<'a, T> From<&'a Whole<T>> for Cause<'a> {
+    fn from(whole: &'a Whole<T>) -> Self {
+        Self::new(whole.reference(), whole.record.headers())
     }
 }
 

@@ -10,7 +10,9 @@ use tokio::time::timeout;
 
 use crate::consumer::{Backoff, caught, first_of};
 use crate::error::{Error, Result, panic_text};
+use crate::message::Record;
 use crate::stream::attempts::{ATTEMPT, Attempts};
+use crate::trace_context::TraceContext;
 
 /// How much longer than it may a sink's end is waited for.
 const GRACE: Duration = Duration::from_millis(100);
@@ -111,7 +113,11 @@ impl<S: Sink> AnySink for S {
 
 /// The sinks of a worker, for its agents. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Sinks(Arc<Vec<Box<dyn AnySink>>>);
+pub struct Sinks {
+    all: Arc<Vec<Box<dyn AnySink>>>,
+    /// Of what the agent makes what it sends.
+    made_of: Option<Record>,
+}
 
 impl Sinks {
     /// # Errors
@@ -124,7 +130,17 @@ impl Sinks {
                 return Err(Error::setting("sink", format!("there are two of the id `{id}`")));
             }
         }
-        Ok(Self(Arc::new(sinks)))
+        Ok(Self { all: Arc::new(sinks), made_of: None })
+    }
+
+    /// The same for an agent that works on what came of this record.
+    pub(super) fn made_of(&self, record: Option<Record>) -> Self {
+        Self { all: Arc::clone(&self.all), made_of: record }
+    }
+
+    /// The trace context of the record that an agent works on.
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        self.made_of.as_ref()?.trace()
     }
 
     /// The sink with this id.
@@ -132,7 +148,7 @@ impl Sinks {
     /// # Errors
     /// [`Error::Setting`]: there is none, or it is of another type.
     pub fn get<S: Sink>(&self, id: &str) -> Result<&S> {
-        let sink = self.0.iter().find(|sink| sink.id() == id);
+        let sink = self.all.iter().find(|sink| sink.id() == id);
         let sink = sink.ok_or_else(|| Error::setting("sink", format!("there is none of the id `{id}`")))?;
         // Of the sink itself, not of the box.
         let sink = (**sink).as_any().downcast_ref();
@@ -144,7 +160,7 @@ impl Sinks {
     /// # Errors
     /// The last one of a sink's attempts.
     pub(super) async fn connect(&self, backoff: Backoff) -> Result<()> {
-        for sink in self.0.iter() {
+        for sink in self.all.iter() {
             let mut attempts = Attempts::new(SinkId(sink.id()), backoff);
             loop {
                 // Of the sink itself, not of the box.
@@ -167,10 +183,10 @@ impl Sinks {
     /// Closes all at once.
     pub(super) async fn close(&self, within: Duration) -> Result<()> {
         let mut closing = JoinSet::new();
-        for index in 0..self.0.len() {
+        for index in 0..self.all.len() {
             let sinks = self.clone();
             closing.spawn(async move {
-                let Some(sink) = sinks.0.get(index) else { return Ok(()) };
+                let Some(sink) = sinks.all.get(index) else { return Ok(()) };
                 // Its own time is up first.
                 let closed = timeout(within + GRACE, caught((**sink).close(within))).await;
                 match closed {
@@ -210,7 +226,7 @@ pub(super) fn check_id(id: &str) -> Result<()> {
 
 impl fmt::Debug for Sinks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.iter().map(|sink| sink.id())).finish()
+        f.debug_set().entries(self.all.iter().map(|sink| sink.id())).finish()
     }
 }
 

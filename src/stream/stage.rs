@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::consumer::{After, Policies};
+use crate::consumer::{After, Policies, Sight};
 use crate::error::{BoxError, Error, panic_text};
 use crate::metrics::{self, AgentMeter, ConsumerMeter, Fate};
 use crate::stream::agent::{Agent, Calling, Outputs, Retried, Work};
@@ -27,7 +27,7 @@ pub(super) struct Letter {
 pub(super) struct Shared {
     pub(super) sinks: Sinks,
     pub(super) policies: Policies,
-    pub(super) meter: ConsumerMeter,
+    pub(super) sight: Sight,
     pub(super) letters: mpsc::Sender<Letter>,
     /// What agents answered, where the policies do not let it pass. It is told at once: a stage that fails ends only when
     /// the next one has what it made before.
@@ -63,7 +63,7 @@ where
 {
     let Agent { name, work, timeout, max_age, concurrency, statistics, retried, .. } = agent;
     let statistics = statistics.then(|| Statistics::new(&name));
-    let (meter, calls) = (shared.meter.agent(&name), Calls::new(concurrency));
+    let (meter, calls) = (shared.sight.meter.agent(&name), Calls::new(concurrency));
     let stage = Stage { name, input, output, shared, calls, statistics, meter, retried };
     // Why it ended before its input was told.
     let _ = match work {
@@ -99,8 +99,10 @@ impl<In, Out> Stage<In, Out> {
             while self.is_free() {
                 let Some(Portion { input, share }) = gather.next(release.is_some()) else { break };
                 let began = (metrics::IS_ON || self.statistics.is_some()).then(Instant::now);
-                let answering = call(input, self.shared.sinks.clone());
-                if let Some(ended) = self.calls.begin(Call::new(answering, share, began)).await {
+                let tracing = &self.shared.sight.tracing;
+                let processing = tracing.process_elements(&self.name, || share.origins.records(), share.elements);
+                let answering = call(input, self.shared.sinks.made_of(share.origins.first()));
+                if let Some(ended) = self.calls.begin(Call::new(answering, share, began, processing)).await {
                     self.settle(ended).await?;
                 }
             }
@@ -185,8 +187,8 @@ impl<In, Out> Stage<In, Out> {
             // A worker's records are of one topic, unless that is a pattern.
             if let Some(record) = (failed > 0).then(|| origins.records()).and_then(|records| records.into_iter().next())
             {
-                self.shared.meter.add(record.topic(), Fate::Failed, failed);
-                self.shared.meter.add(record.topic(), Fate::Retried, retried);
+                self.shared.sight.meter.add(record.topic(), Fate::Failed, failed);
+                self.shared.sight.meter.add(record.topic(), Fate::Retried, retried);
             }
         }
     }
@@ -205,7 +207,7 @@ impl<In, Out> Stage<In, Out> {
             }
             After::Skip => {
                 log::error!("skipped: {error}");
-                skip(&self.shared.meter, origins);
+                skip(&self.shared.sight.meter, origins);
                 Ok(())
             }
             After::Bury => self.shared.letters.send(Letter { origins, error }).await.map_err(|_| Gone),

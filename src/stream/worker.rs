@@ -85,8 +85,9 @@ impl Worker {
         let Self { consumer, feed, agents, sinks, drain, .. } = self;
         let (letters, given_up) = channel(16);
         let (failures, failed) = unbounded_channel();
-        let (policies, meter) = (consumer.policies(), consumer.meter());
-        let shared = Arc::new(Shared { sinks: sinks.clone(), policies, meter: meter.clone(), letters, failures });
+        let (policies, sight) = (consumer.policies(), consumer.sight());
+        let meter = sight.meter.clone();
+        let shared = Arc::new(Shared { sinks: sinks.clone(), policies, sight, letters, failures });
         let mut run = Run {
             tally: consumer.tally(),
             meter,

@@ -7,7 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::message::{Message, NewHeader};
+use crate::message::Message;
+use crate::otel::Tracing;
 use crate::producer::{RawRecord, Writer};
 use crate::settings::check;
 
@@ -65,7 +66,7 @@ struct Record {
     topic: usize,
     key: Option<Range<usize>>,
     value: Range<usize>,
-    headers: Vec<NewHeader>,
+    headers: Vec<(String, Vec<u8>)>,
     partition: Option<i32>,
     timestamp: Option<i64>,
 }
@@ -88,7 +89,8 @@ impl Staged {
         if known.is_none() {
             check::topic(topic)?;
         }
-        let written = writer.write(&mut self.buffer, self.at, message)?;
+        let injected = Tracing::current();
+        let written = writer.write(&mut self.buffer, self.at, message, &injected)?;
         if written.bytes > writer.limit {
             return Err(Error::Oversize { index: self.records.len(), bytes: written.bytes, limit: writer.limit });
         }
@@ -101,11 +103,12 @@ impl Staged {
             self.topics.push(topic.to_owned());
             self.topics.len() - 1
         });
+        let headers = message.headers(injected.of(message.carried()));
         self.records.push(Record {
             topic,
             key,
             value: written.value,
-            headers: message.headers().to_vec(),
+            headers: headers.map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec())).collect(),
             partition: written.partition,
             timestamp: written.timestamp,
         });
@@ -121,6 +124,7 @@ impl Staged {
             key: record.key.clone().and_then(|key| self.buffer.get(key)),
             value: self.buffer.get(record.value.clone()),
             headers: record.headers.iter().map(|(name, value)| (name.as_str(), Some(value.as_slice()))),
+            trace: None,
             timestamp: record.timestamp,
         })
     }

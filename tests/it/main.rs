@@ -75,6 +75,14 @@ mod metrics_dashboards;
 #[cfg(feature = "metrics")]
 mod metrics_engines;
 mod offset_resets;
+#[cfg(feature = "otel")]
+mod otel;
+#[cfg(all(feature = "otel", feature = "app"))]
+mod otel_app;
+#[cfg(feature = "otel")]
+mod otel_errors;
+#[cfg(all(feature = "otel", feature = "app", feature = "stream"))]
+mod otel_stream;
 mod policies;
 mod producer;
 #[cfg(feature = "tokio")]
@@ -117,5 +125,6 @@ mod stream_start;
 mod stream_vectors;
 mod support;
 mod topics;
+mod trace_headers;
 mod window;
 mod worker;

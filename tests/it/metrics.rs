@@ -249,7 +249,7 @@ fn commits_that_fail_are_counted_by_their_error() {
     let of_group = [(GROUP, &*group), (OPERATION, "commit")];
     exporter.is("messaging_client_failed_commits_total", &of_group, 2.0);
     let duration = "messaging_client_operation_duration_seconds_count";
-    for error in ["RebalanceInProgress", "OffsetMetadataTooLarge"] {
+    for error in ["REBALANCE_IN_PROGRESS", "OFFSET_METADATA_TOO_LARGE"] {
         exporter.is(duration, &[&of_group[..], &[(ERROR, error)]].concat(), 1.0);
     }
     exporter.is(duration, &of_group, 3.0);
@@ -309,7 +309,7 @@ fn what_a_producer_sends_is_counted() {
     exporter.is("messaging_client_in_flight_messages", &client, 0.0);
     let calls = "messaging_client_operation_duration_seconds_count";
     exporter.is(calls, &with(&[(OPERATION, "send")]), 3.0);
-    exporter.is(calls, &with(&[(ERROR, "UnknownPartition")]), 1.0);
+    exporter.is(calls, &with(&[(ERROR, "UNKNOWN_PARTITION")]), 1.0);
     exporter.is_at_least("messaging_client_sent_bytes_total", &client, 1_000.0);
     exporter.is_at_least("messaging_client_received_bytes_total", &client, 100.0);
 }
@@ -337,7 +337,7 @@ fn records_without_a_report_are_in_flight() {
     exporter.is("messaging_client_in_flight_messages", &client, 1.0);
     drop(producer);
     exporter.is("messaging_client_in_flight_messages", &client, 0.0);
-    exporter.is("messaging_client_sent_messages_total", &[(CLIENT, &*service), (ERROR, "PurgeInflight")], 1.0);
+    exporter.is("messaging_client_sent_messages_total", &[(CLIENT, &*service), (ERROR, "PURGE_INFLIGHT")], 1.0);
 }
 
 /// A consumer receives, too.

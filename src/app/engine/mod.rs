@@ -25,7 +25,7 @@ use crate::consumer::{After, Consumer, Policies, Tally, first_of};
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 use crate::message::record::{Parts, Record};
-use crate::metrics::{self, ConsumerMeter, Fate, Fates};
+use crate::metrics::{self, Fate, Fates};
 use crate::producer::Delivery;
 
 pub(super) use end::{CLOSE, Owned, on_thread};
@@ -54,8 +54,7 @@ pub(super) struct Engine {
     service: Arc<Service>,
     drain: Duration,
     counts: Counts,
-    meter: ConsumerMeter,
-    /// What the meter is told next.
+    /// What the service's meter is told next.
     fates: Fates,
     schedule: Schedule,
     handlers: Slots,
@@ -89,11 +88,10 @@ impl Engine {
         Self {
             tally: consumer.tally(),
             policies: consumer.policies(),
-            meter: consumer.meter(),
             fates: Fates::default(),
-            consumer: Owned(Some(consumer)),
             schedule: Schedule::new(options.in_order, options.gate.is_some()),
-            service: Arc::new(Service { emitter, router, gate: options.gate }),
+            service: Arc::new(Service { emitter, router, gate: options.gate, sight: consumer.sight() }),
+            consumer: Owned(Some(consumer)),
             drain: options.drain,
             counts,
             handlers: Slots::new(options.max_concurrent_tasks, Arc::clone(&freed)),
@@ -368,7 +366,7 @@ impl Engine {
         if let (Some(failed), Some(job)) = (failed, self.schedule.job_mut(unit.job)) {
             self.fates.add(job.record.topic(), failed, 1);
         }
-        self.meter.processed(took, 1, failed);
+        self.service.sight.meter.processed(took, || 1, outcome.fault());
     }
 
     /// The record is done once its letter is acknowledged: only then the next of its lane begins. A revocation waits for
@@ -400,7 +398,7 @@ impl Engine {
     /// Tells the consumer what has ended and what is done.
     fn tell(&mut self) {
         self.tally.end(&self.ended, &self.done);
-        self.meter.tell(&mut self.fates);
+        self.service.sight.meter.tell(&mut self.fates);
         self.ended.clear();
         self.done.clear();
     }

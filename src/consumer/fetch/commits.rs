@@ -7,7 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use crate::client;
 use crate::consumer::fetch::{Fetch, is_of_topic};
 use crate::error::Result;
-use crate::metrics::Timer;
+use crate::fault::Fault;
 use crate::native::{self, CommitReply};
 use crate::refusal::{Refusal, RefusalKind, advice};
 
@@ -62,9 +62,10 @@ impl Fetch {
             return;
         };
         state.sent = state.handled;
-        self.commit_timer = Timer::start();
         let names: Vec<_> = commit.offsets.iter().map(|offset| state.ledger.name(offset.id).clone()).collect();
+        let processed = std::mem::take(&mut state.processed);
         drop(state);
+        self.commit_begins(&names, processed);
         let offsets = commit.offsets.iter().zip(&names).map(|(offset, name)| native::Offset {
             topic: &name.topic,
             partition: name.partition,
@@ -112,7 +113,7 @@ impl Fetch {
                 self.let_in(|refusal| refusal.kind == RefusalKind::Group || is_committed(refusal));
                 self.commit_failures = 0;
                 self.commit_not_before = None;
-                self.options.meter.committed(self.commit_timer.took(), None);
+                self.commit_ended(None);
             }
         }
         for (topic, _, code) in &reply.partitions {
@@ -132,7 +133,7 @@ impl Fetch {
     pub(super) fn commit_failed(&mut self, code: Code) {
         let pause = FIRST_COMMIT_PAUSE.saturating_mul(1 << self.commit_failures.min(10)).min(LONGEST_COMMIT_PAUSE);
         self.commit_failures += 1;
-        self.options.meter.committed(self.commit_timer.took(), Some(&format!("{code:?}")));
+        self.commit_ended(Some(Fault::Code(Some(code))));
         self.commit_not_before = Some(Instant::now() + pause);
         let advice = advice(Some(code)).map(|advice| format!("; {advice}")).unwrap_or_default();
         self.link.lock().commit_error = Some(format!("{code}{advice}"));

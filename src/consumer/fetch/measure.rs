@@ -1,17 +1,39 @@
-//! What the fetch thread measures, apart from rebalances and commits.
+//! What the fetch thread shows of its work, apart from rebalances.
 
 use rdkafka::consumer::Consumer as _;
 
 use crate::consumer::fetch::Fetch;
 use crate::consumer::lanes::Lanes;
-use crate::consumer::ledger::PartitionId;
-use crate::metrics::{self, PartitionMeter};
+use crate::consumer::ledger::{PartitionId, TopicPartition};
+use crate::fault::Fault;
+use crate::metrics::{self, PartitionMeter, Timer};
+use crate::otel::{Processed, Span};
+
+/// The commit in flight: since when, and its span.
+#[derive(Default)]
+pub(super) struct CommitSight(Option<(Timer, Span)>);
 
 impl Fetch {
+    /// A commit of what these attempts have handled is sent. Not under the link's lock: what it is told to is foreign code.
+    pub(super) fn commit_begins(&mut self, names: &[TopicPartition], mut processed: Processed) {
+        let span = self.options.sight.tracing.commit(names.iter().map(|name| &name.topic), &mut processed);
+        self.commit_sight = CommitSight(Some((Timer::start(), span)));
+    }
+
+    /// It was answered, or could not be sent.
+    pub(super) fn commit_ended(&mut self, fault: Option<Fault<'_>>) {
+        let Some((timer, mut span)) = self.commit_sight.0.take() else { return };
+        self.options.sight.meter.committed(timer.took(), fault);
+        if let Some(fault) = fault {
+            span.failed(fault);
+        }
+        span.end();
+    }
+
     /// Partitions that are new have their handles from now on. Not under the link's lock: an exporter is foreign code.
     pub(super) fn measure_lanes(&mut self) {
         for lane in self.lanes.iter_mut().filter(|lane| !lane.meter.is_on()) {
-            lane.meter = self.options.meter.partition(&lane.topic, lane.partition);
+            lane.meter = self.options.sight.meter.partition(&lane.topic, lane.partition);
         }
     }
 

@@ -26,6 +26,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use crate::consumer::COMMIT_DEADLINE;
 use crate::consumer::context::{Context, Rebalance, answer};
 use crate::consumer::dead_letters::LetterTopics;
+use crate::consumer::fetch::measure::CommitSight;
 pub(super) use crate::consumer::fetch::renewal::Make;
 use crate::consumer::fetch::renewal::{Bystander, Exile};
 use crate::consumer::fetch::resets::Gap;
@@ -36,10 +37,10 @@ use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::{Link, Question};
 use crate::consumer::membership::Membership;
 use crate::consumer::progress::Progress;
+use crate::consumer::sight::Sight;
 use crate::consumer::topic_ids::TopicIds;
 use crate::error::{Error, Result, panic_text};
 use crate::message::arena::{Arena, Source};
-use crate::metrics::{ConsumerMeter, Timer};
 use crate::native::{Reader, Reply, TopicId};
 use crate::refusal::{Refusal, RefusalKind, Standing};
 
@@ -61,7 +62,7 @@ pub(super) struct Options {
     pub(super) handler_timeout: Option<Duration>,
     pub(super) max_window: u64,
     pub(super) group: String,
-    pub(super) meter: ConsumerMeter,
+    pub(super) sight: Sight,
     /// What is subscribed to once a broker was reached.
     #[cfg(feature = "stream")]
     pub(super) late_topics: Vec<String>,
@@ -97,9 +98,8 @@ pub(super) struct Fetch {
     commit_failures: u32,
     /// Since when the broker answers that it does not know what is committed.
     unknown_since: Option<Instant>,
-    /// Since when the commit in flight is on its way.
-    commit_timer: Timer,
     commit_not_before: Option<Instant>,
+    commit_sight: CommitSight,
     exile: Option<Exile>,
     bystander: Bystander,
     make: Option<Make>,
@@ -123,8 +123,8 @@ impl Fetch {
             left_paused: HashSet::new(),
             commit_failures: 0,
             unknown_since: None,
-            commit_timer: Timer::start(),
             commit_not_before: None,
+            commit_sight: CommitSight::default(),
             exile: None,
             bystander: Bystander::default(),
             make: None,
@@ -148,7 +148,7 @@ impl Fetch {
             if let Ok(assignment) = consumer.assignment() {
                 let _ = answer(consumer, &Rebalance::Revoke(assignment));
             }
-            self.options.meter.health(false, 0);
+            self.options.sight.meter.health(false, 0);
             Err(panicked())
         });
         // Nothing is owned any more, and the client's end may take long.
@@ -173,7 +173,7 @@ impl Fetch {
             self.link.bell.wait(patience);
         };
         // What was wrong with it ends with it.
-        self.options.meter.health(true, 0);
+        self.options.sight.meter.health(true, 0);
         self.confirm(deadline)
     }
 
@@ -291,7 +291,7 @@ impl Fetch {
 
     fn assigned(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         log::debug!("assigned {partitions:?}");
-        self.options.meter.assigned();
+        self.options.sight.meter.assigned();
         let elements = partitions.elements();
         // A group that refuses some topic without its name assigns nothing meanwhile.
         let is_assigned = |refusal: &Refusal| {
@@ -334,7 +334,7 @@ impl Fetch {
     fn revoked(&mut self, partitions: &TopicPartitionList, rebalance: &Rebalance) {
         let lost = self.reader.consumer().assignment_lost();
         log::debug!("{} {partitions:?}", if lost { "lost" } else { "revoked" });
-        self.options.meter.revoked(lost);
+        self.options.sight.meter.revoked(lost);
         let (mut ids, mut away) = (Vec::new(), Vec::new());
         for element in partitions.elements() {
             let Some(lane) = self.lanes.remove(element.topic(), element.partition()) else { continue };

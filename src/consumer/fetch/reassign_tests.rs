@@ -73,7 +73,7 @@ fn fetch(broker: &EmbeddedBroker, strategy: &str) -> Ending {
         handler_timeout: None,
         max_window: 1_000_000,
         group: "g".into(),
-        meter: Default::default(),
+        sight: Default::default(),
         #[cfg(feature = "stream")]
         late_topics: Vec::new(),
         committed_only: true,

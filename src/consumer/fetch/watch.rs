@@ -159,7 +159,7 @@ impl Fetch {
         let is_healthy = state.is_healthy();
         let news: Vec<_> = news.into_iter().map(|(id, stall)| (state.ledger.name(id).clone(), stall)).collect();
         drop(state);
-        self.options.meter.health(is_healthy, stalled);
+        self.options.sight.meter.health(is_healthy, stalled);
         // Where nothing waits to be read, nothing tells that it may be. What comes and may not be read is told again, and so is
         // a topic that may not be known.
         let age = timeout.max(topic_ids::INTERVAL).saturating_mul(2);

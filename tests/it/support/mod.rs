@@ -38,6 +38,8 @@ pub(crate) mod secured;
 pub(crate) mod small_disk;
 #[cfg(feature = "stream")]
 pub(crate) mod stream;
+#[cfg(feature = "otel")]
+pub(crate) mod traces;
 pub(crate) mod worker;
 
 #[allow(unused_imports)]
