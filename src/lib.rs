@@ -212,8 +212,8 @@
 //!   else that of what caused it. A `traceparent` that the message [is given](Message::header) stays, and so does that of a
 //!   message sent outside of any span together with messages of other traces. What goes through an [`Outbox`] carries that
 //!   of `process`.
-//! - Failures set the status and `error.type`: the broker's own word for it, as `UNKNOWN_TOPIC_OR_PARTITION`, or the kind of
-//!   [`Error`]. The text of a handler's error stands in the status; of a record that cannot be read nothing does.
+//! - Failures set the status and `error.type`: `handler`, `undecodable`, the broker's own word for it, as
+//!   `UNKNOWN_TOPIC_OR_PARTITION`, or the kind of [`Error`] as one word. The text of a handler's error stands in the status; of a record that cannot be read nothing does.
 //! - A `traceparent` that is none is as if it were not there.
 //!
 //! ```

@@ -314,7 +314,7 @@ impl ConsumerBuilder {
         }
         let client_id = settings.get("client.id").unwrap_or(&self.service);
         let meter = ConsumerMeter::new(client_id, &self.group, self.python_metrics.then_some(&*self.service));
-        let sight = Sight { meter, tracing: Tracing::of_group(&self.group) };
+        let sight = Sight { meter, tracing: Tracing::new(client_id, Some(&self.group)) };
         let options = fetch::Options {
             batch_size: self.batch_size,
             batch_bytes: self.batch_bytes,

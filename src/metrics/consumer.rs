@@ -10,9 +10,14 @@ use ::metrics::{Counter, Histogram, Label, Unit, counter, describe_counter, desc
 use crate::fault::Fault;
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 use crate::metrics::Fates;
-use crate::metrics::names::{self, CLIENT, ERROR_TYPE, GROUP, OPERATION, PARTITION, REBALANCE, SYSTEM, TOPIC};
+use crate::metrics::names::{
+    self, CLIENT, ERROR_TYPE, GROUP, OPERATION, OPERATION_TYPE, PARTITION, REBALANCE, SYSTEM, TOPIC,
+};
 use crate::metrics::share::Share;
 use crate::metrics::{FATES, Fate, Statistics, with};
+
+/// What the time of a commit says of it.
+const COMMIT: [(&str, &str); 2] = [(OPERATION, "commit"), (OPERATION_TYPE, "settle")];
 
 /// The handles of a consumer. Cheap to clone; by default it measures nothing.
 #[derive(Clone, Default)]
@@ -79,8 +84,8 @@ impl ConsumerMeter {
         Self(Some(Arc::new(Handles {
             batch_size: histogram!(names::BATCH_SIZE, with(&labels, &[(OPERATION, "process")])),
             process: Process::new(&labels),
-            failed_commits: counter!(names::FAILED_COMMITS, commit.clone()),
-            commit: histogram!(names::OPERATION_DURATION, commit),
+            failed_commits: counter!(names::FAILED_COMMITS, commit),
+            commit: histogram!(names::OPERATION_DURATION, with(&labels, &COMMIT)),
             assigned: rebalance("assigned"),
             revoked: rebalance("revoked"),
             lost: rebalance("lost"),
@@ -159,7 +164,7 @@ impl ConsumerMeter {
             None => handles.commit.record(took),
             Some(fault) => {
                 handles.failed_commits.increment(1);
-                let labels = with(&handles.labels, &[(OPERATION, "commit"), (ERROR_TYPE, &fault.kind())]);
+                let labels = with(&with(&handles.labels, &COMMIT), &[(ERROR_TYPE, &fault.kind())]);
                 histogram!(names::OPERATION_DURATION, labels).record(took);
             }
         }

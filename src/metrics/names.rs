@@ -47,6 +47,8 @@ pub const RECEIVED_BYTES: &str = "messaging.client.received.bytes";
 pub const SYSTEM: &str = "messaging.system";
 /// Attribute: `poll`, `process`, `commit` or `send`.
 pub const OPERATION: &str = "messaging.operation.name";
+/// Attribute of [`OPERATION_DURATION`]: `settle` or `send`, OpenTelemetry's names of these for any system.
+pub const OPERATION_TYPE: &str = "messaging.operation.type";
 /// Attribute: the `client.id`, which is the service's name unless it is set.
 pub const CLIENT: &str = "messaging.client.id";
 /// Attribute: the consumer's group.
@@ -55,7 +57,8 @@ pub const GROUP: &str = "messaging.consumer.group.name";
 pub const TOPIC: &str = "messaging.destination.name";
 /// Attribute: the partition's number.
 pub const PARTITION: &str = "messaging.destination.partition.id";
-/// Attribute of what failed: `handler`, `undecodable`, or librdkafka's name of the error.
+/// Attribute of what failed: `handler`; `undecodable`; the broker's word for it, as `NOT_COORDINATOR`; `setting`, `encode`,
+/// `limit`, `oversize` or `refused` for the [`Error`](crate::Error) of that name; else `_OTHER`. Spans say the same.
 pub const ERROR_TYPE: &str = "error.type";
 /// Attribute: `assigned`, `revoked`, or `lost` where the group went on without this member.
 pub const REBALANCE: &str = "messaging.kafka.rebalance.type";

@@ -8,9 +8,12 @@ use ::metrics::{Counter, Histogram, Label, counter, gauge, histogram};
 
 use crate::error::Result;
 use crate::fault::Fault;
-use crate::metrics::names::{self, CLIENT, ERROR_TYPE, OPERATION, SYSTEM, TOPIC};
+use crate::metrics::names::{self, CLIENT, ERROR_TYPE, OPERATION, OPERATION_TYPE, SYSTEM, TOPIC};
 use crate::metrics::share::Share;
 use crate::metrics::{Statistics, Timer, with};
+
+/// What the time of a call says of it.
+const SEND: [(&str, &str); 2] = [(OPERATION, "send"), (OPERATION_TYPE, "send")];
 
 /// The handles of a producer. By default it measures nothing.
 #[derive(Default)]
@@ -43,7 +46,7 @@ impl ProducerMeter {
         names::describe();
         let labels = with(&[], &[(SYSTEM, "kafka"), (CLIENT, client)]);
         let in_flight = Share::of(gauge!(names::IN_FLIGHT, with(&labels, &[(OPERATION, "send")])));
-        let send = histogram!(names::OPERATION_DURATION, with(&labels, &[(OPERATION, "send")]));
+        let send = histogram!(names::OPERATION_DURATION, with(&labels, &SEND));
         let state = Mutex::new(State { in_flight, topics: Vec::new(), last: 0 });
         Self(Some(Handles { labels, send, state }))
     }
@@ -88,7 +91,7 @@ impl ProducerMeter {
         match outcome {
             Ok(_) => handles.send.record(began.took()),
             Err(error) => {
-                let labels = with(&handles.labels, &[(OPERATION, "send"), (ERROR_TYPE, &Fault::Error(error).kind())]);
+                let labels = with(&with(&handles.labels, &SEND), &[(ERROR_TYPE, &Fault::Error(error).kind())]);
                 histogram!(names::OPERATION_DURATION, labels).record(began.took());
             }
         }

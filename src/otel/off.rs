@@ -13,11 +13,7 @@ use crate::trace_context::{Carried, TraceContext};
 pub(crate) struct Tracing(());
 
 impl Tracing {
-    pub(crate) fn new() -> Self {
-        Self(())
-    }
-
-    pub(crate) fn of_group(_: &str) -> Self {
+    pub(crate) fn new(_: &str, _: Option<&str>) -> Self {
         Self(())
     }
 

@@ -25,8 +25,8 @@ use crate::trace_context::Traced;
 #[derive(Clone, Default)]
 pub(crate) struct Tracing {
     pub(super) tracer: Option<Arc<BoxedTracer>>,
-    /// A consumer's.
-    group: Option<Arc<str>>,
+    /// What each span says of the client.
+    pub(super) own: Vec<KeyValue>,
 }
 
 impl fmt::Debug for Tracing {
@@ -45,15 +45,17 @@ fn is_heard(tracer: &BoxedTracer) -> bool {
 }
 
 impl Tracing {
-    /// That of a producer.
-    pub(crate) fn new() -> Self {
+    /// That of the client with this id, and of its group where it is a consumer.
+    pub(crate) fn new(client: &str, group: Option<&str>) -> Self {
         let scope = InstrumentationScope::builder("kafka-envelope").with_version(env!("CARGO_PKG_VERSION")).build();
         let tracer = global::tracer_with_scope(scope);
-        Self { tracer: is_heard(&tracer).then(|| Arc::new(tracer)), group: None }
-    }
-
-    pub(crate) fn of_group(group: &str) -> Self {
-        Self { group: Some(group.into()), ..Self::new() }
+        if !is_heard(&tracer) {
+            return Self::default();
+        }
+        let of = |name: &'static str, value: &str| KeyValue::new(name, Arc::from(value));
+        let mut own = vec![of("messaging.client.id", client)];
+        own.extend(group.map(|group| of("messaging.consumer.group.name", group)));
+        Self { tracer: Some(Arc::new(tracer)), own }
     }
 
     /// A consumer begins to wait for records.
@@ -113,7 +115,7 @@ impl Tracing {
                 KeyValue::new("messaging.kafka.offset", record.offset()),
             ]
         };
-        let mut attributes = self.own();
+        let mut attributes = self.own.clone();
         attributes.extend(agent.map(|agent| KeyValue::new("kafka_envelope.agent", agent.to_owned())));
         attributes.extend(count.map(message_count));
         if let [one] = records {
@@ -139,7 +141,7 @@ impl Tracing {
     pub(crate) fn commit<'t>(&self, topics: impl Iterator<Item = &'t Arc<str>>, processed: &mut Processed) -> Span {
         let contexts = std::mem::take(&mut processed.0);
         let Some(tracer) = &self.tracer else { return Span::default() };
-        let builder = builder(tracer, "commit", "settle", only(topics), SpanKind::Client, self.own());
+        let builder = builder(tracer, "commit", "settle", only(topics), SpanKind::Client, self.own.clone());
         let none = Context::new();
         Span(match contexts.as_slice() {
             [one] => start(tracer, builder, &none.with_remote_span_context(one.clone())),
@@ -157,12 +159,8 @@ impl Tracing {
         Processing(start(tracer, builder, parent).map(|span| parent.with_span(span)))
     }
 
-    fn own(&self) -> Vec<KeyValue> {
-        self.group.iter().map(|group| KeyValue::new("messaging.consumer.group.name", Arc::clone(group))).collect()
-    }
-
     fn of_batch(&self, arena: &Arena) -> Vec<KeyValue> {
-        let mut attributes = self.own();
+        let mut attributes = self.own.clone();
         attributes.push(message_count(arena.records().len()));
         attributes
     }
@@ -251,7 +249,7 @@ impl Polling {
         let (topic, attributes) = match taken {
             Ok(Some(arena)) => (topic(arena), self.tracing.of_batch(arena)),
             Ok(None) => return,
-            Err(_) => (None, self.tracing.own()),
+            Err(_) => (None, self.tracing.own.clone()),
         };
         let builder = builder(tracer, "poll", "receive", topic, SpanKind::Client, attributes).with_start_time(since);
         let mut span = Span(start(tracer, builder, &Context::current()));

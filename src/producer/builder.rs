@@ -106,12 +106,13 @@ impl ProducerBuilder {
             None => number("delivery.timeout.ms")?,
         };
         let patience = Some(timeout).filter(|millis| *millis > 0).map(Duration::from_millis);
-        let meter = ProducerMeter::new(settings.get("client.id").unwrap_or(&self.service));
+        let client_id = settings.get("client.id").unwrap_or(&self.service);
+        let (meter, tracing) = (ProducerMeter::new(client_id), Tracing::new(client_id, None));
         let client: Arc<Client> = Arc::new(settings.create(Context::new(meter))?);
         let (threads, flusher) = Threads::start(&client)?;
         let Self { service, oversize, .. } = self;
         let writer = Writer { service, limit };
-        let inner = Inner { client, writer, oversize, patience, flusher, threads, tracing: Tracing::new() };
+        let inner = Inner { client, writer, oversize, patience, flusher, threads, tracing };
         Ok(Producer { inner: Arc::new(inner) })
     }
 }

@@ -81,6 +81,8 @@ fn a_chain_of_services_is_one_trace() {
             assert_eq!(of("messaging.system").as_deref(), Some("kafka"));
             assert_eq!(of("messaging.operation.name").as_deref(), Some(operation));
             assert_eq!(of("messaging.operation.type").as_deref(), Some(kind));
+            let service = if operation == "send" { "shop" } else { "test" };
+            assert_eq!(of("messaging.client.id").as_deref(), Some(service));
             assert_eq!(of("messaging.destination.name").as_deref(), Some(&*orders));
             assert_eq!(of("messaging.consumer.group.name"), (operation != "send").then(|| group.clone()));
             assert_eq!(failure(span), None);
