@@ -26,7 +26,7 @@ use crate::trace_context::Traced;
 pub(crate) struct Tracing {
     pub(super) tracer: Option<Arc<BoxedTracer>>,
     /// What each span says of the client.
-    pub(super) own: Vec<KeyValue>,
+    pub(super) own: Arc<[KeyValue]>,
 }
 
 impl fmt::Debug for Tracing {
@@ -55,7 +55,7 @@ impl Tracing {
         let of = |name: &'static str, value: &str| KeyValue::new(name, Arc::from(value));
         let mut own = vec![of("messaging.client.id", client)];
         own.extend(group.map(|group| of("messaging.consumer.group.name", group)));
-        Self { tracer: Some(Arc::new(tracer)), own }
+        Self { tracer: Some(Arc::new(tracer)), own: own.into() }
     }
 
     /// A consumer begins to wait for records.
@@ -115,7 +115,7 @@ impl Tracing {
                 KeyValue::new("messaging.kafka.offset", record.offset()),
             ]
         };
-        let mut attributes = self.own.clone();
+        let mut attributes = self.own.to_vec();
         attributes.extend(agent.map(|agent| KeyValue::new("kafka_envelope.agent", agent.to_owned())));
         attributes.extend(count.map(message_count));
         if let [one] = records {
@@ -141,7 +141,7 @@ impl Tracing {
     pub(crate) fn commit<'t>(&self, topics: impl Iterator<Item = &'t Arc<str>>, processed: &mut Processed) -> Span {
         let contexts = std::mem::take(&mut processed.0);
         let Some(tracer) = &self.tracer else { return Span::default() };
-        let builder = builder(tracer, "commit", "settle", only(topics), SpanKind::Client, self.own.clone());
+        let builder = builder(tracer, "commit", "settle", only(topics), SpanKind::Client, self.own.to_vec());
         let none = Context::new();
         Span(match contexts.as_slice() {
             [one] => start(tracer, builder, &none.with_remote_span_context(one.clone())),
@@ -160,7 +160,7 @@ impl Tracing {
     }
 
     fn of_batch(&self, arena: &Arena) -> Vec<KeyValue> {
-        let mut attributes = self.own.clone();
+        let mut attributes = self.own.to_vec();
         attributes.push(message_count(arena.records().len()));
         attributes
     }
@@ -249,7 +249,7 @@ impl Polling {
         let (topic, attributes) = match taken {
             Ok(Some(arena)) => (topic(arena), self.tracing.of_batch(arena)),
             Ok(None) => return,
-            Err(_) => (None, self.tracing.own.clone()),
+            Err(_) => (None, self.tracing.own.to_vec()),
         };
         let builder = builder(tracer, "poll", "receive", topic, SpanKind::Client, attributes).with_start_time(since);
         let mut span = Span(start(tracer, builder, &Context::current()));

@@ -60,7 +60,7 @@ impl Tracing {
         // By whether its context is the one that records are made with.
         let is_given = |carried| matches!(carried, Carried::Given(_)) || keeps && matches!(carried, Carried::Caused(_));
         let kind = if records.clone().all(is_given) { SpanKind::Client } else { SpanKind::Producer };
-        let mut attributes = self.own.clone();
+        let mut attributes = self.own.to_vec();
         attributes.extend(count.map(message_count));
         let builder = builder(tracer, "send", "send", topic.map(Arc::from), kind, attributes);
         let mut span = start(tracer, builder, &parent);
