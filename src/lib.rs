@@ -207,13 +207,14 @@
 //! - `process` is the current span while the handler runs, async handlers included, so what a handler sends or traces is
 //!   its child. It has a link to each message of the batch that carries a context; an SDK keeps 128 links unless told
 //!   otherwise (`max_links_per_span`). Apps have one for each handler and pipeline of a record, stream workers one for each
-//!   call of an agent.
+//!   call of an agent; what commits their records is no part of these.
 //! - What is sent carries the context of its `send` span. Without a tracer provider it carries that of the current span,
 //!   else that of what caused it. A `traceparent` that the message [is given](Message::header) stays, and so does that of a
 //!   message sent outside of any span together with messages of other traces. What goes through an [`Outbox`] carries that
 //!   of `process`.
 //! - Failures set the status and `error.type`: `handler`, `undecodable`, the broker's own word for it, as
-//!   `UNKNOWN_TOPIC_OR_PARTITION`, or the kind of [`Error`] as one word. The text of a handler's error stands in the status; of a record that cannot be read nothing does.
+//!   `UNKNOWN_TOPIC_OR_PARTITION`, or the kind of [`Error`] as one word. The text of a handler's error stands in the
+//!   status; of a record that cannot be read nothing does.
 //! - A `traceparent` that is none is as if it were not there.
 //!
 //! ```

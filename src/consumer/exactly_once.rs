@@ -48,7 +48,7 @@ impl Outcome {
         match self {
             Self::Committed => None,
             Self::Aborted(error) | Self::Unknown(error) | Self::Failed(error) => Some(Fault::Error(error)),
-            Self::Refused(error) => Some(Fault::Handler(&**error)),
+            Self::Refused(error) => Some(error.downcast_ref().map_or(Fault::Handler(&**error), Fault::Error)),
         }
     }
 }
