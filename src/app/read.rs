@@ -33,7 +33,7 @@ pub(super) fn read<'a>(form: &Form, parts: &'a Parts) -> Result<Said<'a>, Route>
     let (part, history, seen) = if form.envelopes.contains(parts.topic()) {
         let Decoded { item, history, .. } = decode::<&RawValue>(value).map_err(Route::Unreadable)?;
         let seen = Seen::of(item.get()).map_err(Route::Unreadable)?;
-        (Some(place(value, item)), history.map(|history| place(value, history)), seen)
+        (Some(place(value, item.get())), history.map(|history| place(value, history)), seen)
     } else {
         (None, None, decode_plain(value, Seen::of).map_err(Route::Unreadable)?)
     };
@@ -65,9 +65,9 @@ pub(super) fn fit<T: DeserializeOwned>(value: &[u8], message: &[u8]) -> Result<T
 }
 
 /// Where a part of `value` stands in it.
-fn place(value: &[u8], part: &RawValue) -> Range<usize> {
-    let start = (part.get().as_ptr() as usize).saturating_sub(value.as_ptr() as usize);
-    start..start + part.get().len()
+fn place(value: &[u8], part: &str) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(value.as_ptr() as usize);
+    start..start + part.len()
 }
 
 /// The key as an event's name.

@@ -1,4 +1,4 @@
-//! From a record's value to its item, in one pass.
+//! From a record's value to its item.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,15 +6,16 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::MAX_VALUE_BYTES;
-use super::walk::{lone_surrogate, walk};
+use super::cursor::{BROKEN, Cursor, Fault, HALF, lone_surrogate};
+use super::walk::{walk, walk_from};
+use super::{MAX_HISTORY_DEPTH, MAX_VALUE_BYTES};
 
 /// What an envelope holds.
 #[derive(Debug)]
 pub(crate) struct Decoded<'a, T> {
     pub(crate) item: T,
     /// The history's text, checked.
-    pub(crate) history: Option<&'a RawValue>,
+    pub(crate) history: Option<&'a str>,
     /// There is a history, but one beyond the limits.
     pub(crate) truncated: bool,
 }
@@ -22,22 +23,107 @@ pub(crate) struct Decoded<'a, T> {
 /// Reads an envelope whose item is a `T`. Errors are [`bounded`], their line and column are those of `value`.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Decoded<'a, T>, serde_json::Error> {
     let text = text(value)?;
+    decode_usual(text).or_else(|_| decode_any(text))
+}
+
+/// Reads the item of an envelope, and says whether there is a history. Of that it sees no more than that its quotes and
+/// brackets are even, so that nothing was cut off: [`decode`] looks at it for whoever asks for it.
+pub(crate) fn decode_item<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<(T, bool), serde_json::Error> {
+    let text = text(value)?;
+    if let Some(read) = item_usual(text) {
+        return Ok(read);
+    }
+    let decoded = decode_usual(text).or_else(|_| decode_any(text))?;
+    Ok((decoded.item, decoded.history.is_some() || decoded.truncated))
+}
+
+fn item_usual<'a, T: Deserialize<'a>>(text: &'a str) -> Option<(T, bool)> {
+    let blank = [' ', '\n', '\r', '\t'];
+    let mut cursor = Cursor::new(text);
+    let item = first_member(&mut cursor).ok()?;
+    let history = text.get(cursor.at..)?.trim_end_matches(blank).strip_suffix('}')?.trim_end_matches(blank);
+    let is_null = history == "null";
+    (is_null || looks_whole(history.as_bytes())).then_some((item, !is_null))
+}
+
+/// Whether this could be a history within the limits, by the bytes that give it its structure.
+fn looks_whole(history: &[u8]) -> bool {
+    let (mut opened, mut closed, mut quotes, mut is_plain) = (0_usize, 0_usize, 0_usize, true);
+    // Counters of a byte make a loop of vectors.
+    for part in history.chunks(u8::MAX.into()) {
+        let (mut opens, mut closes, mut marks, mut others) = (0_u8, 0_u8, 0_u8, 0_u8);
+        for byte in part {
+            // A bracket and a brace differ in this bit.
+            let either = byte | 0x20;
+            opens += u8::from(either == b'{');
+            closes += u8::from(either == b'}');
+            marks += u8::from(*byte == b'"');
+            others |= u8::from(*byte == b'\\') | u8::from(*byte < b' ');
+        }
+        opened += usize::from(opens);
+        closed += usize::from(closes);
+        quotes += usize::from(marks);
+        is_plain &= others == 0;
+    }
+    let is_even = opened == closed && quotes % 2 == 0;
+    // A level within another takes three: its own, that of the list it is in, and that of the ref.
+    let is_short = opened < 3 * MAX_HISTORY_DEPTH - 2;
+    is_plain && is_even && is_short && history.starts_with(b"{") && history.ends_with(b"}")
+}
+
+/// Reads an envelope of which item and history are all there is, in this order: what this crate and the Python library
+/// write. Why one is not of that kind is for [`decode_any`] to say.
+fn decode_usual<'a, T: Deserialize<'a>>(text: &'a str) -> Result<Decoded<'a, T>, Fault> {
+    let mut cursor = Cursor::new(text);
+    let item = first_member(&mut cursor)?;
+    let (start, mut truncated) = (cursor.at, false);
+    let mut history = None;
+    if !cursor.eat(b"null") {
+        truncated = walk_from(&mut cursor, &mut ())?.too_long();
+        history = text.get(start..cursor.at).filter(|_| !truncated);
+    }
+    cursor.expect(b'}')?;
+    if cursor.is_at_end() { Ok(Decoded { item, history, truncated }) } else { Err(cursor.fault(BROKEN)) }
+}
+
+/// Reads the item where that stands first, and moves past the key of a history that comes next.
+fn first_member<'a, T: Deserialize<'a>>(cursor: &mut Cursor<'a>) -> Result<T, Fault> {
+    cursor.expect(b'{')?;
+    member(cursor, b"\"item\"")?;
+    let item = cursor.value()?;
+    cursor.expect(b',')?;
+    member(cursor, b"\"hist\"")?;
+    Ok(item)
+}
+
+/// Moves past this key to its value.
+fn member(cursor: &mut Cursor<'_>, quoted: &[u8]) -> Result<(), Fault> {
+    cursor.token();
+    if !cursor.eat(quoted) {
+        return Err(cursor.fault(BROKEN));
+    }
+    cursor.expect(b':')?;
+    cursor.token();
+    Ok(())
+}
+
+/// Reads any envelope.
+fn decode_any<'a, T: Deserialize<'a>>(text: &'a str) -> Result<Decoded<'a, T>, serde_json::Error> {
     let fields: Fields<'a, T> = serde_json::from_str(text).map_err(|error| explain(text, error))?;
     if let Some(at) = lone_surrogate(text) {
-        return Err(fault(text, at, "half a surrogate pair in a text"));
+        return Err(fault(text, at, HALF));
     }
-    let mut history = fields.history;
     let mut truncated = false;
-    if let Some(raw) = history {
-        let shape = walk(raw.get(), &mut ()).map_err(|found| {
-            // `raw` is a part of `text`.
-            let start = raw.get().as_ptr() as usize - text.as_ptr() as usize;
+    let history = fields.history.map(RawValue::get);
+    if let Some(json) = history {
+        let shape = walk(json, &mut ()).map_err(|found| {
+            // `json` is a part of `text`.
+            let start = json.as_ptr() as usize - text.as_ptr() as usize;
             fault(text, start + found.at, found.rule)
         })?;
         truncated = shape.too_long();
-        history = history.filter(|_| !truncated);
     }
-    Ok(Decoded { item: fields.item, history, truncated })
+    Ok(Decoded { item: fields.item, history: history.filter(|_| !truncated), truncated })
 }
 
 /// Reads JSON that is no envelope, with the same limits and errors.
@@ -259,5 +345,105 @@ mod tests {
         let error = decode::<u32>(b"{\"item\":1,\n\"hist\": {\"refs\": 5}}").unwrap_err();
         assert_eq!(error.to_string(), "`refs` must be a list or null at line 2 column 18");
         assert_eq!((error.line(), error.column()), (2, 18));
+    }
+
+    /// A generator of numbers that are the same in each run.
+    fn numbers() -> impl FnMut(usize) -> usize {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        move |below| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        }
+    }
+
+    #[test]
+    fn the_usual_way_reads_nothing_that_the_other_does_not() {
+        const PARTS: [&str; 24] = [
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            "\"",
+            "\\",
+            " ",
+            "0",
+            "-1",
+            "1.5",
+            "null",
+            "nul",
+            "\u{1}",
+            "\n",
+            "é",
+            "\\u00e9",
+            "\\ud83d",
+            "\\ude00",
+            "\"hist\":",
+            "\"refs\":",
+            "\"topic\":\"\",",
+            "\"x\":[{}],",
+        ];
+        let usual = [
+            r#"{"item": {"a": [1, 2.5e3, "x\n"], "b": null}, "hist": {"svc": "s", "dt": "2026-01-02T03:04:05+00:00", "refs": []}}"#,
+            r#"{"item":"\ud83d\ude00é","hist":{"svc":"s","dt":"d","refs":[{"topic":"t","partition":3,"offset":42,"key":"k","hist":{"svc":"r","dt":"d","refs":[]}},{"topic":"t","partition":3,"offset":43,"key":null,"hist":null}]}}"#,
+            r#"{"item":-7,"hist":null}"#,
+            r#"{"item":[],"hist":{"refs":[{"offset":9223372036854775807,"x":{"y":[{}]},"partition":-1,"topic":"\u0074"}],"svc":null,"dt":[]}}"#,
+        ];
+        let mut number = numbers();
+        let (mut read, mut refused) = (0, 0);
+        for text in usual {
+            assert!(decode_usual::<&RawValue>(text).is_ok(), "{text}");
+            for _ in 0..20_000 {
+                let mut mutated = text.to_owned();
+                for _ in 0..=number(2) {
+                    let places: Vec<_> = (0..=mutated.len()).filter(|at| mutated.is_char_boundary(*at)).collect();
+                    let start = number(places.len());
+                    let end = (start + number(4)).min(places.len() - 1);
+                    mutated.replace_range(places[start]..places[end], PARTS[number(PARTS.len())]);
+                }
+                // Whoever only wants the item is told of whatever is not JSON before the history, and of one that is cut off.
+                if let (Some((item, has)), Ok(any)) =
+                    (item_usual::<&RawValue>(&mutated), decode_any::<&RawValue>(&mutated))
+                {
+                    assert_eq!((item.get(), has), (any.item.get(), any.history.is_some()), "{mutated}");
+                }
+                let Ok(usual) = decode_usual::<&RawValue>(&mutated) else {
+                    refused += 1;
+                    continue;
+                };
+                read += 1;
+                let any = decode_any::<&RawValue>(&mutated).unwrap_or_else(|error| panic!("{error}: {mutated}"));
+                assert_eq!(usual.item.get(), any.item.get(), "{mutated}");
+                assert_eq!((usual.history, usual.truncated), (any.history, any.truncated), "{mutated}");
+                if let Some(history) = usual.history {
+                    assert!(serde_json::from_str::<&RawValue>(history).is_ok(), "{mutated}");
+                }
+            }
+        }
+        assert!(read > 1_000 && refused > 1_000, "{read} {refused}");
+    }
+
+    #[test]
+    fn a_history_that_is_cut_off_is_noticed() {
+        let text = r#"{"item":1,"hist":{"svc":"s","dt":"d","refs":[{"topic":"t","partition":3,"offset":42,"key":"k","hist":null}]}}"#;
+        assert!(decode_item::<u32>(text.as_bytes()).unwrap().1);
+        for end in 0..text.len() {
+            assert!(decode_item::<u32>(&text.as_bytes()[..end]).is_err(), "{}", &text[..end]);
+        }
+        for (history, has) in [("null", false), ("{}", true), (" { } ", true)] {
+            let text = format!(r#"{{"item":1,"hist":{history} }} "#);
+            assert_eq!(item_usual::<u32>(&text), Some((1, has)), "{text}");
+        }
+        let deep = format!(
+            "{}null{}",
+            r#"{"refs":[{"topic":"t","partition":0,"offset":0,"hist":"#.repeat(100),
+            "}]}".repeat(100)
+        );
+        let text = format!(r#"{{"item":1,"hist":{deep}}}"#);
+        assert_eq!(item_usual::<u32>(&text), None);
+        assert!(decode_item::<u32>(text.as_bytes()).unwrap().1);
     }
 }

@@ -10,8 +10,9 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
+use super::cursor::{HALF, lone_surrogate};
 use super::decode::{bounded, fault, within};
-use super::walk::{Levels, Shape, lone_surrogate, walk};
+use super::walk::{Levels, Shape, walk};
 use super::{MAX_HISTORY_DEPTH, Ref};
 use crate::error::{Error, Result};
 
@@ -39,16 +40,18 @@ struct Checked {
 }
 
 impl History {
-    /// From a text that [`super::decode`] let through, so it is well built and within the limits.
-    pub(crate) fn from_checked(text: &RawValue) -> Self {
-        Self(Arc::new(Checked { text: text.to_owned(), too_long: false }))
+    /// From a text that [`super::decode`] let through, so it is well built and within the limits. None would be one that is
+    /// not JSON.
+    pub(crate) fn from_checked(text: &str) -> Option<Self> {
+        let text = RawValue::from_string(text.to_owned()).ok()?;
+        Some(Self(Arc::new(Checked { text, too_long: false })))
     }
 
     fn new(text: Box<RawValue>) -> Result<Self, serde_json::Error> {
         // No line and column: the deserializer around this one knows them.
         let error = |rule, at| serde_json::Error::custom(format_args!("{rule}, at byte {at} of the history"));
         if let Some(at) = lone_surrogate(text.get()) {
-            return Err(error("half a surrogate pair in a text", at));
+            return Err(error(HALF, at));
         }
         let shape = walk(text.get(), &mut ()).map_err(|fault| error(fault.rule, fault.at))?;
         Ok(Self(Arc::new(Checked { text, too_long: shape.too_long() })))
@@ -112,7 +115,8 @@ impl History {
             None => Vec::new(),
         };
         let own = |json: &RawValue| {
-            if self.0.too_long { Self::new(json.to_owned()) } else { Ok(Self::from_checked(json)) }
+            let checked = if self.0.too_long { None } else { Self::from_checked(json.get()) };
+            checked.map_or_else(|| Self::new(json.to_owned()), Ok)
         };
         let refs = sources.into_iter().map(|source| {
             let history = source.hist.map(own).transpose().map_err(decode_error)?;

@@ -32,6 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cursor;
 pub(crate) mod decode;
 mod history;
 mod reference;
@@ -47,7 +48,7 @@ use crate::error::{Error, Result};
 
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 pub(crate) use decode::decode_plain;
-pub(crate) use decode::{Decoded, bounded, decode};
+pub(crate) use decode::{Decoded, bounded, decode, decode_item};
 pub use history::{History, Latencies, Stage, stage_latencies};
 pub use reference::{BatchRef, Ref};
 
@@ -189,7 +190,7 @@ pub fn unpack(value: &[u8]) -> Result<Envelope<'_>> {
 pub struct Envelope<'a> {
     value: &'a [u8],
     item: &'a RawValue,
-    history: Option<&'a RawValue>,
+    history: Option<&'a str>,
     truncated: bool,
 }
 
@@ -223,7 +224,7 @@ impl<'a> Envelope<'a> {
     /// The history as JSON text, where there is one within the limits.
     #[must_use]
     pub fn history(&self) -> Option<&'a RawValue> {
-        self.history
+        self.history.and_then(|text| serde_json::from_str(text).ok())
     }
 
     /// Whether there is a history, but one that is too long, so that [`Envelope::history`] is none.
@@ -238,7 +239,7 @@ impl fmt::Debug for Envelope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Envelope")
             .field("item_bytes", &self.item.get().len())
-            .field("history_bytes", &self.history.map(|text| text.get().len()))
+            .field("history_bytes", &self.history.map(str::len))
             .field("history_dropped", &self.truncated)
             .finish()
     }

@@ -7,7 +7,7 @@ use std::str;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde::de::Error as _;
+use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::envelope::{self, BatchRef, History, Ref};
@@ -18,7 +18,7 @@ use crate::message::arena::{Arena, Record, TimestampType, decode_header};
 pub struct Received<'a, T> {
     /// The envelope's `item`.
     pub payload: T,
-    history: Option<&'a RawValue>,
+    has_history: bool,
     record: &'a Record,
     arena: &'a Arena,
 }
@@ -72,11 +72,28 @@ impl<'a, T> Received<'a, T> {
         Headers::of(self.arena, self.record)
     }
 
-    /// Who made this message, when and from which: `None` where the envelope says nothing, or where its history was
-    /// longer than [`MAX_HISTORY_DEPTH`](crate::envelope::MAX_HISTORY_DEPTH).
+    /// Who made this message, when and from which: `None` where the envelope says nothing. A history is read where it is
+    /// asked for; one that is longer than [`MAX_HISTORY_DEPTH`](crate::envelope::MAX_HISTORY_DEPTH), or that is none, is
+    /// left out, and a warning in the log says so.
     #[must_use]
     pub fn history(&self) -> Option<History> {
-        self.history.map(History::from_checked)
+        let value = self.arena.value(self.record).filter(|_| self.has_history)?;
+        let left_out = |why: &dyn fmt::Display| {
+            let (topic, partition, offset) = (self.topic(), self.partition(), self.offset());
+            log::warn!("the history of {topic}:{partition} at offset {offset} {why}, and is left out");
+        };
+        match envelope::decode::<IgnoredAny>(value) {
+            Ok(decoded) => {
+                if decoded.truncated {
+                    left_out(&"is too long");
+                }
+                decoded.history.and_then(History::from_checked)
+            }
+            Err(error) => {
+                left_out(&format_args!("cannot be read ({error})"));
+                None
+            }
+        }
     }
 
     /// This record as a reference, for [`Message::caused_by`](crate::Message::caused_by).
@@ -269,15 +286,11 @@ fn decode_record<'a, T: Deserialize<'a>>(
     record: &'a Record,
     value: &'a [u8],
 ) -> Result<Received<'a, T>, serde_json::Error> {
-    let decoded = envelope::decode(value)?;
+    let (payload, has_history) = envelope::decode_item(value)?;
     if arena.key(record).is_some_and(|key| str::from_utf8(key).is_err()) {
         return Err(serde_json::Error::custom("the key, which is the message's id, is not UTF-8"));
     }
-    let received = Received { payload: decoded.item, history: decoded.history, record, arena };
-    if decoded.truncated {
-        log::warn!("history of {} is too long and is left out", received.reference());
-    }
-    Ok(received)
+    Ok(Received { payload, has_history, record, arena })
 }
 
 fn undecodable(arena: &Arena, record: &Record, source: serde_json::Error) -> Error {

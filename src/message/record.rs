@@ -7,7 +7,6 @@ use std::str;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
 
 use crate::envelope::{History, Ref};
 use crate::error::Error;
@@ -183,7 +182,7 @@ impl Record {
 
     fn history(&self) -> Option<History> {
         let (range, value) = (self.0.history.clone()?, self.value()?);
-        serde_json::from_slice::<&RawValue>(value.get(range)?).ok().map(History::from_checked)
+        std::str::from_utf8(value.get(range)?).ok().and_then(History::from_checked)
     }
 
     /// It cannot be read.
