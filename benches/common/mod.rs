@@ -3,6 +3,8 @@
 // Not every bench uses all of it.
 #![allow(dead_code)]
 
+pub(crate) mod turns;
+
 use std::env;
 use std::error::Error;
 use std::fs;
@@ -15,8 +17,12 @@ pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Of one partition.
 pub(crate) fn create_topic(brokers: &str, topic: &str) -> Outcome<()> {
+    create_topic_of(brokers, topic, 1)
+}
+
+pub(crate) fn create_topic_of(brokers: &str, topic: &str, partitions: i32) -> Outcome<()> {
     let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
-    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     for result in futures_executor::block_on(admin.create_topics([&new], &AdminOptions::new()))? {
         result.map_err(|(topic, code)| format!("{topic}: {code}"))?;
     }

@@ -1,0 +1,240 @@
+//! Loops that consume a topic that is full.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::hint::black_box;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kafka_envelope::{Batch, Consumer, RawBatch, settings};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, DefaultConsumerContext, StreamConsumer};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::util::AsyncRuntime;
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use serde::{Deserialize, Serialize};
+use tokio::runtime;
+
+use crate::common::turns::Figures;
+use crate::common::{Outcome, unique};
+use crate::data::{Borrowed, Plain};
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Loop {
+    /// This crate: `run`, owned typed payload, defaults.
+    Run,
+    /// This crate: `run_raw`, a payload that borrows, defaults.
+    RunRaw,
+    /// Plain rdkafka: poll, decode, synchronous commit, librdkafka's defaults.
+    Sync,
+    /// Plain rdkafka: poll, decode, asynchronous commit, this crate's fetch settings.
+    Async,
+    /// The same without decoding and commits.
+    Poll,
+    /// As `Async`, by rdkafka's `StreamConsumer`.
+    Stream,
+}
+
+/// What a handler does besides.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Work {
+    Nothing,
+    /// So much CPU for each record.
+    Spins(Duration),
+    /// It waits so long for each batch.
+    Waits(Duration),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Turn {
+    pub(crate) which: Loop,
+    pub(crate) topic: String,
+    pub(crate) records: u64,
+    pub(crate) batch: usize,
+    pub(crate) work: Work,
+}
+
+impl Turn {
+    /// Consumes everything. The clock runs from the first record on: joining the group is not the loop's work.
+    pub(crate) fn measure(&self, brokers: &str) -> Outcome<Figures> {
+        let group = unique("bench")?;
+        let mut config = ClientConfig::new();
+        config.set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
+        if self.which != Loop::Sync {
+            config.extend(settings::consumer_defaults());
+        }
+        config.set("bootstrap.servers", brokers).set("group.id", &group);
+        let mut seen = Seen::new(self);
+        match self.which {
+            Loop::Run => self.run(brokers, &group, &mut seen)?,
+            Loop::RunRaw => self.run_raw(brokers, &group, &mut seen)?,
+            Loop::Sync => self.plain(&config, CommitMode::Sync, &mut seen)?,
+            Loop::Async => self.plain(&config, CommitMode::Async, &mut seen)?,
+            Loop::Poll => self.poll(&config, &mut seen)?,
+            Loop::Stream => self.stream(&config, &mut seen)?,
+        }
+        // Where commits are asynchronous, they are not confirmed yet. To wait for those of 4,000 batches, which the broker
+        // answers one by one, would be held against those loops.
+        let took = seen.start.ok_or("nothing came")?.elapsed();
+        if seen.sum == 0.0 && self.which != Loop::Poll {
+            return Err("nothing was decoded".into());
+        }
+        Figures::of(self.records, took)
+    }
+
+    fn consumer(&self, brokers: &str, group: &str) -> Outcome<Consumer> {
+        Ok(Consumer::builder("bench", brokers, group).topics([&self.topic]).batch_size(self.batch).build()?)
+    }
+
+    fn run(&self, brokers: &str, group: &str, seen: &mut Seen) -> Outcome<()> {
+        let mut consumer = self.consumer(brokers, group)?;
+        let stopper = consumer.stopper();
+        consumer.run(|batch: &Batch<crate::data::Order>| {
+            for order in batch {
+                seen.record(order.payload.quantity, order.payload.unit_price);
+            }
+            if seen.batch(batch.len()) {
+                stopper.stop();
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn run_raw(&self, brokers: &str, group: &str, seen: &mut Seen) -> Outcome<()> {
+        let mut consumer = self.consumer(brokers, group)?;
+        let stopper = consumer.stopper();
+        consumer.run_raw(|batch: &RawBatch| {
+            for record in batch {
+                let order: Borrowed = record.decode()?;
+                seen.record(order.quantity, order.unit_price);
+            }
+            if seen.batch(batch.len()) {
+                stopper.stop();
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn plain(&self, config: &ClientConfig, mode: CommitMode, seen: &mut Seen) -> Outcome<()> {
+        let consumer: BaseConsumer = config.create()?;
+        consumer.subscribe(&[&self.topic])?;
+        let mut next = BTreeMap::new();
+        while seen.records < self.records {
+            let Some(record) = consumer.poll(Duration::from_secs(1)) else { continue };
+            if let Some(next) = self.plain_record(&record?, seen, &mut next)? {
+                consumer.commit(&next, mode)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes a record, and says what to commit at the end of a batch.
+    fn plain_record(
+        &self,
+        record: &BorrowedMessage<'_>,
+        seen: &mut Seen,
+        next: &mut BTreeMap<i32, i64>,
+    ) -> Outcome<Option<TopicPartitionList>> {
+        let order: Plain = serde_json::from_slice(record.payload().unwrap_or_default())?;
+        seen.record(order.item.quantity, order.item.unit_price);
+        if order.hist.is_none() {
+            return Err("no history".into());
+        }
+        next.insert(record.partition(), record.offset() + 1);
+        let in_batch = seen.in_batch + 1;
+        if in_batch < self.batch && seen.records + (in_batch as u64) < self.records {
+            seen.in_batch = in_batch;
+            return Ok(None);
+        }
+        seen.batch(in_batch);
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in std::mem::take(next) {
+            list.add_partition_offset(&self.topic, partition, Offset::Offset(offset))?;
+        }
+        Ok(Some(list))
+    }
+
+    fn poll(&self, config: &ClientConfig, seen: &mut Seen) -> Outcome<()> {
+        let consumer: BaseConsumer = config.create()?;
+        consumer.subscribe(&[&self.topic])?;
+        while seen.records < self.records {
+            let Some(record) = consumer.poll(Duration::from_secs(1)) else { continue };
+            black_box(record?.payload());
+            seen.record(0, 0.0);
+            seen.batch(1);
+        }
+        Ok(())
+    }
+
+    fn stream(&self, config: &ClientConfig, seen: &mut Seen) -> Outcome<()> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let consumer: StreamConsumer<_, Tokio> =
+                StreamConsumer::from_config_and_context(config, DefaultConsumerContext)?;
+            consumer.subscribe(&[&self.topic])?;
+            let mut next = BTreeMap::new();
+            while seen.records < self.records {
+                let record = consumer.recv().await?;
+                if let Some(next) = self.plain_record(&record, seen, &mut next)? {
+                    consumer.commit(&next, CommitMode::Async)?;
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// How far a loop is, and what its handler does.
+struct Seen {
+    work: Work,
+    of: u64,
+    start: Option<Instant>,
+    records: u64,
+    /// Records of a batch that is not yet full.
+    in_batch: usize,
+    sum: f64,
+}
+
+impl Seen {
+    fn new(turn: &Turn) -> Seen {
+        Seen { work: turn.work, of: turn.records, start: None, records: 0, in_batch: 0, sum: 0.0 }
+    }
+
+    fn record(&mut self, quantity: u32, unit_price: f64) {
+        let now = *self.start.get_or_insert_with(Instant::now);
+        self.sum += f64::from(quantity) * unit_price;
+        if let Work::Spins(time) = self.work {
+            let now = if self.records == 0 { now } else { Instant::now() };
+            while now.elapsed() < time {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// A batch is done. Whether it was the last.
+    fn batch(&mut self, records: usize) -> bool {
+        if let Work::Waits(time) = self.work {
+            thread::sleep(time);
+        }
+        self.in_batch = 0;
+        self.records += records as u64;
+        self.records >= self.of
+    }
+}
+
+/// rdkafka's own needs features that this crate does not.
+pub(crate) struct Tokio;
+
+impl AsyncRuntime for Tokio {
+    type Delay = tokio::time::Sleep;
+
+    fn spawn<T: Future<Output = ()> + Send + 'static>(task: T) {
+        tokio::spawn(task);
+    }
+
+    fn delay_for(duration: Duration) -> Self::Delay {
+        tokio::time::sleep(duration)
+    }
+}
