@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# This crate beside plain rdkafka, on a real Apache Kafka. Takes a few minutes.
+# This crate beside plain rdkafka, on a real Apache Kafka. Takes some minutes.
 #
-#   bash scripts/bench.sh        `run`, see benches/broker.rs
-#   bash scripts/bench.sh app    the event app, see benches/app.rs
-#   bash scripts/bench.sh cli    the program, see benches/cli.rs
-#   bash scripts/bench.sh stream the stream worker, see benches/stream.rs
+#   bash scripts/bench.sh [CONTEST…]  producers and consumers: all contests or these, see benches/broker/main.rs
+#   bash scripts/bench.sh app         the event app, see benches/app.rs
+#   bash scripts/bench.sh cli         the program, see benches/cli.rs
+#   bash scripts/bench.sh stream      the stream worker, see benches/stream.rs
 #
 # KAFKA_BOOTSTRAP_SERVERS   use this broker instead of one that lives as long as the bench
 # RECORDS, ROUNDS           how many records, how many rounds
@@ -18,7 +18,11 @@ if [ -z "${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
     KAFKA_ENVELOPE_KAFKA_LIBS=$(bash scripts/kafka.sh)
     export KAFKA_ENVELOPE_KAFKA_LIBS
 fi
+case ${1:-} in
+    app | cli | stream) which=$1 && shift ;;
+    *) which=broker ;;
+esac
+bench=(--bench "$which" --all-features)
 # Built before the broker runs: compiling beside it would only take its memory.
-bench=(--bench "${1:-broker}" --all-features)
 cargo bench "${bench[@]}" --no-run
-BROKER_HEAP=1g with_broker cargo bench "${bench[@]}"
+BROKER_HEAP=1g with_broker cargo bench "${bench[@]}" -- "$@"

@@ -13,22 +13,24 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::util::AsyncRuntime;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
-use tokio::runtime;
+use tokio::runtime::Runtime;
 
 use crate::common::turns::Figures;
 use crate::common::{Outcome, unique};
-use crate::data::{Borrowed, Plain};
+use crate::orders::{Borrowed, Order, Plain, total};
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Loop {
-    /// This crate: `run`, owned typed payload, defaults.
+    /// This crate: `run`, a payload that owns its texts, defaults.
     Run,
-    /// This crate: `run_raw`, a payload that borrows, defaults.
+    /// This crate: `run_raw`, a payload that borrows them, defaults.
     RunRaw,
-    /// Plain rdkafka: poll, decode, synchronous commit, librdkafka's defaults.
+    /// Plain rdkafka: poll, decode as `Run`, synchronous commit, librdkafka's defaults.
     Sync,
-    /// Plain rdkafka: poll, decode, asynchronous commit, this crate's fetch settings.
+    /// Plain rdkafka: poll, decode as `Run`, asynchronous commit, this crate's settings.
     Async,
+    /// The same, decoding as `RunRaw`.
+    AsyncBorrowed,
     /// The same without decoding and commits.
     Poll,
     /// As `Async`, by rdkafka's `StreamConsumer`.
@@ -55,7 +57,8 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Consumes everything. The clock runs from the first record on: joining the group is not the loop's work.
+    /// Consumes so many. The clock runs from the first record on, since joining the group is not the loop's work, and
+    /// ends before the client is closed. Asynchronous commits are not confirmed by then; `run` waits for its last one.
     pub(crate) fn measure(&self, brokers: &str) -> Outcome<Figures> {
         let group = unique("bench")?;
         let mut config = ClientConfig::new();
@@ -65,83 +68,84 @@ impl Turn {
         }
         config.set("bootstrap.servers", brokers).set("group.id", &group);
         let mut seen = Seen::new(self);
-        match self.which {
+        let figures = match self.which {
             Loop::Run => self.run(brokers, &group, &mut seen)?,
             Loop::RunRaw => self.run_raw(brokers, &group, &mut seen)?,
-            Loop::Sync => self.plain(&config, CommitMode::Sync, &mut seen)?,
-            Loop::Async => self.plain(&config, CommitMode::Async, &mut seen)?,
-            Loop::Poll => self.poll(&config, &mut seen)?,
+            Loop::Sync => self.plain(&config, CommitMode::Sync, owned, &mut seen)?,
+            Loop::Async => self.plain(&config, CommitMode::Async, owned, &mut seen)?,
+            Loop::AsyncBorrowed => self.plain(&config, CommitMode::Async, borrowed, &mut seen)?,
+            Loop::Poll => return self.poll(&config, &mut seen),
             Loop::Stream => self.stream(&config, &mut seen)?,
+        };
+        // Each once: their sum says so, up to how floats add up in another order.
+        let wanted = total(seen.records);
+        if (seen.sum - wanted).abs() > wanted * 1e-9 {
+            return Err(format!(
+                "{} orders cost {}, not {wanted}: some were not read, or twice",
+                seen.records, seen.sum
+            )
+            .into());
         }
-        // Where commits are asynchronous, they are not confirmed yet. To wait for those of 4,000 batches, which the broker
-        // answers one by one, would be held against those loops.
-        let took = seen.start.ok_or("nothing came")?.elapsed();
-        if seen.sum == 0.0 && self.which != Loop::Poll {
-            return Err("nothing was decoded".into());
-        }
-        Figures::of(self.records, took)
+        Ok(figures)
     }
 
     fn consumer(&self, brokers: &str, group: &str) -> Outcome<Consumer> {
         Ok(Consumer::builder("bench", brokers, group).topics([&self.topic]).batch_size(self.batch).build()?)
     }
 
-    fn run(&self, brokers: &str, group: &str, seen: &mut Seen) -> Outcome<()> {
+    fn run(&self, brokers: &str, group: &str, seen: &mut Seen) -> Outcome<Figures> {
         let mut consumer = self.consumer(brokers, group)?;
         let stopper = consumer.stopper();
-        consumer.run(|batch: &Batch<crate::data::Order>| {
+        consumer.run(|batch: &Batch<Order>| {
             for order in batch {
-                seen.record(order.payload.quantity, order.payload.unit_price);
+                seen.record(order.payload.total());
             }
             if seen.batch(batch.len()) {
                 stopper.stop();
             }
             Ok(())
         })?;
-        Ok(())
+        seen.figures()
     }
 
-    fn run_raw(&self, brokers: &str, group: &str, seen: &mut Seen) -> Outcome<()> {
+    fn run_raw(&self, brokers: &str, group: &str, seen: &mut Seen) -> Outcome<Figures> {
         let mut consumer = self.consumer(brokers, group)?;
         let stopper = consumer.stopper();
         consumer.run_raw(|batch: &RawBatch| {
             for record in batch {
                 let order: Borrowed = record.decode()?;
-                seen.record(order.quantity, order.unit_price);
+                seen.record(order.total());
             }
             if seen.batch(batch.len()) {
                 stopper.stop();
             }
             Ok(())
         })?;
-        Ok(())
+        seen.figures()
     }
 
-    fn plain(&self, config: &ClientConfig, mode: CommitMode, seen: &mut Seen) -> Outcome<()> {
+    fn plain(&self, config: &ClientConfig, mode: CommitMode, decode: Decode, seen: &mut Seen) -> Outcome<Figures> {
         let consumer: BaseConsumer = config.create()?;
         consumer.subscribe(&[&self.topic])?;
         let mut next = BTreeMap::new();
         while seen.records < self.records {
             let Some(record) = consumer.poll(Duration::from_secs(1)) else { continue };
-            if let Some(next) = self.plain_record(&record?, seen, &mut next)? {
+            if let Some(next) = self.plain_record(&record?, decode, seen, &mut next)? {
                 consumer.commit(&next, mode)?;
             }
         }
-        Ok(())
+        seen.figures()
     }
 
     /// Decodes a record, and says what to commit at the end of a batch.
     fn plain_record(
         &self,
         record: &BorrowedMessage<'_>,
+        decode: Decode,
         seen: &mut Seen,
         next: &mut BTreeMap<i32, i64>,
     ) -> Outcome<Option<TopicPartitionList>> {
-        let order: Plain = serde_json::from_slice(record.payload().unwrap_or_default())?;
-        seen.record(order.item.quantity, order.item.unit_price);
-        if order.hist.is_none() {
-            return Err("no history".into());
-        }
+        seen.record(decode(record.payload().unwrap_or_default())?);
         next.insert(record.partition(), record.offset() + 1);
         let in_batch = seen.in_batch + 1;
         if in_batch < self.batch && seen.records + (in_batch as u64) < self.records {
@@ -156,34 +160,48 @@ impl Turn {
         Ok(Some(list))
     }
 
-    fn poll(&self, config: &ClientConfig, seen: &mut Seen) -> Outcome<()> {
+    fn poll(&self, config: &ClientConfig, seen: &mut Seen) -> Outcome<Figures> {
         let consumer: BaseConsumer = config.create()?;
         consumer.subscribe(&[&self.topic])?;
         while seen.records < self.records {
             let Some(record) = consumer.poll(Duration::from_secs(1)) else { continue };
             black_box(record?.payload());
-            seen.record(0, 0.0);
+            seen.record(0.0);
             seen.batch(1);
         }
-        Ok(())
+        seen.figures()
     }
 
-    fn stream(&self, config: &ClientConfig, seen: &mut Seen) -> Outcome<()> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
+    fn stream(&self, config: &ClientConfig, seen: &mut Seen) -> Outcome<Figures> {
+        Runtime::new()?.block_on(async {
             let consumer: StreamConsumer<_, Tokio> =
                 StreamConsumer::from_config_and_context(config, DefaultConsumerContext)?;
             consumer.subscribe(&[&self.topic])?;
             let mut next = BTreeMap::new();
             while seen.records < self.records {
                 let record = consumer.recv().await?;
-                if let Some(next) = self.plain_record(&record, seen, &mut next)? {
+                if let Some(next) = self.plain_record(&record, owned, seen, &mut next)? {
                     consumer.commit(&next, CommitMode::Async)?;
                 }
             }
-            Ok(())
+            seen.figures()
         })
     }
+}
+
+/// From a record's value to what the order costs.
+type Decode = fn(&[u8]) -> serde_json::Result<f64>;
+
+fn owned(value: &[u8]) -> serde_json::Result<f64> {
+    let order: Plain<'_, Order> = serde_json::from_slice(value)?;
+    black_box(order.hist);
+    Ok(order.item.total())
+}
+
+fn borrowed(value: &[u8]) -> serde_json::Result<f64> {
+    let order: Plain<'_, Borrowed<'_>> = serde_json::from_slice(value)?;
+    black_box(order.hist);
+    Ok(order.item.total())
 }
 
 /// How far a loop is, and what its handler does.
@@ -202,11 +220,13 @@ impl Seen {
         Seen { work: turn.work, of: turn.records, start: None, records: 0, in_batch: 0, sum: 0.0 }
     }
 
-    fn record(&mut self, quantity: u32, unit_price: f64) {
-        let now = *self.start.get_or_insert_with(Instant::now);
-        self.sum += f64::from(quantity) * unit_price;
+    fn record(&mut self, cost: f64) {
+        if self.start.is_none() {
+            self.start = Some(Instant::now());
+        }
+        self.sum += cost;
         if let Work::Spins(time) = self.work {
-            let now = if self.records == 0 { now } else { Instant::now() };
+            let now = Instant::now();
             while now.elapsed() < time {
                 std::hint::spin_loop();
             }
@@ -221,6 +241,10 @@ impl Seen {
         self.in_batch = 0;
         self.records += records as u64;
         self.records >= self.of
+    }
+
+    fn figures(&self) -> Outcome<Figures> {
+        Figures::of(self.records, self.start.ok_or("nothing came")?.elapsed())
     }
 }
 

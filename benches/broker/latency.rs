@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::turns::Figures;
 use crate::common::{Outcome, create_topic_of, unique};
+use crate::orders::{Plain, Written, cart};
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(1);
-/// Records before these count: until all is connected.
-const WARM_UP: u64 = 2_000;
+/// So many come before those that count, until all is connected.
+const WARM_UP: u64 = 1_000;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Turn {
@@ -27,28 +29,19 @@ pub(crate) struct Turn {
     pub(crate) linger_ms: u32,
 }
 
-#[derive(Deserialize)]
-struct Plain {
-    item: u64,
-}
-
 impl Turn {
     pub(crate) fn measure(&self, brokers: &str) -> Outcome<Figures> {
         let topic = unique("bench")?;
         create_topic_of(brokers, &topic, 1)?;
-        let (start, is_ready) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let (start, is_read) = (Instant::now(), Arc::new(AtomicBool::new(false)));
         let mut taken = Vec::with_capacity((self.records + WARM_UP) as usize);
         let took = thread::scope(|scope| -> Outcome<Duration> {
-            let (topic, ready) = (&topic, Arc::clone(&is_ready));
-            let sender = scope.spawn(move || {
-                while !ready.load(Ordering::Relaxed) {
-                    thread::sleep(PACE);
-                }
-                self.send(brokers, topic, start).map_err(|error| error.to_string())
-            });
+            let (topic, is_reading) = (&topic, Arc::clone(&is_read));
+            let sender =
+                scope.spawn(move || self.send(brokers, topic, start, &is_reading).map_err(|error| error.to_string()));
             let since = match self.is_ours {
-                true => self.run(brokers, topic, start, &is_ready, &mut taken)?,
-                false => self.poll(brokers, topic, start, &is_ready, &mut taken)?,
+                true => self.run(brokers, topic, start, &is_read, &mut taken)?,
+                false => self.poll(brokers, topic, start, &is_read, &mut taken)?,
             };
             sender.join().map_err(|_| "the producer panicked")??;
             Ok(since)
@@ -59,11 +52,18 @@ impl Turn {
         Ok(Figures { latency_ms: Some([at(0.5), at(0.99), at(0.999)]), ..Figures::of(self.records + WARM_UP, took)? })
     }
 
-    /// Each record holds when it was sent, in nanoseconds since the start.
-    fn send(&self, brokers: &str, topic: &str, start: Instant) -> Outcome<()> {
+    /// Each record holds when it was sent, in nanoseconds since the start. The second goes out when the first was read:
+    /// joining a group takes its time.
+    fn send(&self, brokers: &str, topic: &str, start: Instant, is_read: &AtomicBool) -> Outcome<()> {
         let linger = self.linger_ms.to_string();
-        let begin = Instant::now();
-        let pace = |number: u64| {
+        let mut begin = Instant::now();
+        let mut pace = |number: u64| {
+            if number == 1 {
+                while !is_read.load(Ordering::Relaxed) {
+                    thread::sleep(PACE);
+                }
+                begin = Instant::now();
+            }
             let due = begin + PACE * number as u32;
             thread::sleep(due.saturating_duration_since(Instant::now()));
             start.elapsed().as_nanos() as u64
@@ -71,20 +71,22 @@ impl Turn {
         if self.is_ours {
             let producer = Producer::builder("bench", brokers).config([("linger.ms", &*linger)]).build()?;
             for number in 0..self.records + WARM_UP {
-                drop(producer.send(topic, &Message::new(pace(number)))?);
+                drop(producer.send(topic, &Message::new(pace(number)).id(number.to_string()).caused_by(cart(number)))?);
             }
-            producer.flush(Duration::from_secs(60))?;
+            producer.flush(PATIENCE)?;
         } else {
             let mut config = ClientConfig::new();
             config.extend(settings::producer_defaults());
             config.set("bootstrap.servers", brokers).set("linger.ms", &linger);
             let producer: ThreadedProducer<DefaultProducerContext> = config.create()?;
+            let mut buffer = Vec::new();
             for number in 0..self.records + WARM_UP {
-                let value = format!("{{\"item\":{}}}", pace(number));
+                buffer.clear();
+                serde_json::to_writer(&mut buffer, &Written::new(&pace(number), number))?;
                 let key = number.to_string();
-                producer.send(BaseRecord::to(topic).key(&key).payload(&value)).map_err(|(error, _)| error)?;
+                producer.send(BaseRecord::to(topic).key(&key).payload(&buffer)).map_err(|(error, _)| error)?;
             }
-            producer.flush(Duration::from_secs(60))?;
+            producer.flush(PATIENCE)?;
         }
         Ok(())
     }
@@ -94,13 +96,13 @@ impl Turn {
         brokers: &str,
         topic: &str,
         start: Instant,
-        is_ready: &AtomicBool,
+        is_read: &AtomicBool,
         taken: &mut Vec<u64>,
     ) -> Outcome<Duration> {
         let mut consumer = Consumer::builder("bench", brokers, &unique("bench")?).topics([topic]).build()?;
         let stopper = consumer.stopper();
-        is_ready.store(true, Ordering::Relaxed);
         consumer.run(|batch: &Batch<u64>| {
+            is_read.store(true, Ordering::Relaxed);
             for sent in batch {
                 taken.push(start.elapsed().as_nanos() as u64 - sent.payload);
             }
@@ -117,7 +119,7 @@ impl Turn {
         brokers: &str,
         topic: &str,
         start: Instant,
-        is_ready: &AtomicBool,
+        is_read: &AtomicBool,
         taken: &mut Vec<u64>,
     ) -> Outcome<Duration> {
         let mut config = ClientConfig::new();
@@ -125,11 +127,11 @@ impl Turn {
         config.set("bootstrap.servers", brokers).set("group.id", unique("bench")?).set("enable.auto.commit", "false");
         let consumer: BaseConsumer = config.create()?;
         consumer.subscribe(&[topic])?;
-        is_ready.store(true, Ordering::Relaxed);
         while (taken.len() as u64) < self.records + WARM_UP {
             let Some(record) = consumer.poll(Duration::from_millis(100)) else { continue };
             let record = record?;
-            let sent: Plain = serde_json::from_slice(record.payload().unwrap_or_default())?;
+            let sent: Plain<'_, u64> = serde_json::from_slice(record.payload().unwrap_or_default())?;
+            is_read.store(true, Ordering::Relaxed);
             taken.push(start.elapsed().as_nanos() as u64 - sent.item);
             if taken.len() % 500 == 0 {
                 consumer.commit_message(&record, CommitMode::Async)?;

@@ -1,23 +1,26 @@
 //! This crate beside plain rdkafka, as an expert would write it, on a real Apache Kafka.
 //!
 //! ```text
-//! bash scripts/bench.sh                    all contests
-//! bash scripts/bench.sh broker base large  these
+//! bash scripts/bench.sh             all contests
+//! bash scripts/bench.sh base large  these
 //! ```
 //!
 //! It starts a broker where `KAFKA_BOOTSTRAP_SERVERS` names none. A topic is loaded once; then the loops of a contest run one
 //! after the other, round after round, each in a process and a consumer group of its own. A ratio between two loops of one
-//! contest means something; figures of different runs or machines do not. `ROUNDS`, 3 unless set; `RECORDS`, 2,000,000.
-//! All figures stand as JSON in `target/bench.json` besides.
+//! contest means something; figures of different runs or machines do not. `ROUNDS`, 3 unless set. `RECORDS` in a topic,
+//! 2,000,000 unless set: what is produced, handled or timed one by one is a share of it, and with 100,000 all is seen
+//! quickly, but too short to be measured. All figures stand as JSON in `target/bench.json` besides.
 //!
 //! Reads `/proc`, so it runs on Linux.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod consume;
-mod data;
 mod latency;
+#[path = "../common/orders.rs"]
+mod orders;
 mod produce;
+mod topics;
 
 use std::env;
 use std::fs;
@@ -27,9 +30,11 @@ use std::time::Duration;
 use common::turns::Contest;
 use common::{Outcome, number};
 use consume::{Loop as Consuming, Work};
-use data::Size;
+use orders::Size;
 use produce::Loop as Producing;
+use rdkafka::util::get_rdkafka_version;
 use serde::{Deserialize, Serialize};
+use topics::Topics;
 
 /// One turn of one loop, as a process is told.
 #[derive(Serialize, Deserialize)]
@@ -72,78 +77,83 @@ fn main() -> Outcome<()> {
         return Err(format!("no such contest: {unknown}; there are {}", CONTESTS.join(", ")).into());
     }
     let (records, rounds) = (number("RECORDS", 2_000_000)?, number("ROUNDS", 3)?);
-    let topics = Topics { brokers: &brokers, records, loaded: Vec::new() };
+    let topics = Topics { brokers, records, loaded: Vec::new() };
     let mut bench = Bench { topics, rounds };
+    println!("{}", machine()?);
     let mut done = Vec::new();
     for name in CONTESTS.iter().filter(|name| words.is_empty() || words.iter().any(|word| word == *name)) {
         let contest = bench.contest(name)?;
         contest.print();
         done.push(contest);
+        // After each, so that what is done is kept if one fails.
+        write_json(&machine()?, records, &done)?;
     }
-    let json = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench.json");
-    fs::write(json, serde_json::to_string_pretty(&done)?)?;
     Ok(())
 }
 
-struct Bench<'a> {
-    topics: Topics<'a>,
+fn machine() -> Outcome<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or(env::consts::ARCH);
+    let (cores, (_, librdkafka)) = (std::thread::available_parallelism()?, get_rdkafka_version());
+    let version = env!("CARGO_PKG_VERSION");
+    Ok(format!("kafka-envelope {version}, librdkafka {librdkafka}, {cores} cores of {model}"))
+}
+
+fn write_json(machine: &str, records: u64, contests: &[Contest]) -> Outcome<()> {
+    let json = serde_json::json!({ "machine": machine, "records": records, "contests": contests });
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
+    Ok(fs::write(target.join("bench.json"), serde_json::to_string_pretty(&json)?)?)
+}
+
+struct Bench {
+    topics: Topics,
     rounds: u64,
 }
 
-impl Bench<'_> {
+impl Bench {
     fn contest(&mut self, name: &str) -> Outcome<Contest> {
-        use Consuming::{Async, Poll, Run, RunRaw, Stream, Sync};
-        use Producing::{Base, BasePacked, Batches, FlushedBatches, FutureBatches, Send};
-        let (all, fast) = (&[Run, RunRaw, Sync, Async, Poll, Stream][..], &[Run, RunRaw, Async, Poll][..]);
-        let handled = &[Run, Sync, Async][..];
-        let fifth = self.topics.records / 5;
-        let millis = Duration::from_millis;
+        use Consuming::{Async, AsyncBorrowed, Poll, Run, RunRaw, Stream, Sync};
+        use Producing::{Base, BasePacked, Batches, FlushedBatches, FutureBatches, FutureBatchesAtOnce, Send};
+        const ALL: &[Consuming] = &[Run, RunRaw, Sync, Async, AsyncBorrowed, Poll, Stream];
+        const FAST: &[Consuming] = &[Run, RunRaw, Async, AsyncBorrowed, Poll];
+        const HANDLED: &[Consuming] = &[Run, Sync, Async];
+        let all = self.topics.records;
+        let base = Consume { size: Size::Small, partitions: 1, batch: 500, work: Work::Nothing, records: all };
+        // A handler that takes its time shows it with fewer records, too.
+        let handled = |work| Consume { work, records: all / 5, ..base };
         match name {
-            "base" => self.consume(name, all, Size::Small, 1, 500, Work::Nothing, None),
-            "large" => self.consume(name, fast, Size::Large, 1, 500, Work::Nothing, None),
-            "partitions" => self.consume(name, fast, Size::Small, 6, 500, Work::Nothing, None),
-            "batches-of-100" => self.consume(name, fast, Size::Small, 1, 100, Work::Nothing, None),
-            "batches-of-5000" => self.consume(name, fast, Size::Small, 1, 5_000, Work::Nothing, None),
-            "spins-1us" => {
-                let work = Work::Spins(Duration::from_micros(1));
-                self.consume(name, handled, Size::Small, 1, 500, work, Some(fifth))
-            }
-            "spins-5us" => {
-                let work = Work::Spins(Duration::from_micros(5));
-                self.consume(name, handled, Size::Small, 1, 500, work, Some(fifth))
-            }
-            "waits-5ms" => self.consume(name, handled, Size::Small, 1, 500, Work::Waits(millis(5)), Some(fifth)),
+            "base" => self.consume(name, ALL, &base),
+            "large" => self.consume(name, FAST, &Consume { size: Size::Large, ..base }),
+            "partitions" => self.consume(name, FAST, &Consume { partitions: 6, ..base }),
+            "batches-of-100" => self.consume(name, FAST, &Consume { batch: 100, ..base }),
+            "batches-of-5000" => self.consume(name, FAST, &Consume { batch: 5_000, ..base }),
+            "spins-1us" => self.consume(name, HANDLED, &handled(Work::Spins(Duration::from_micros(1)))),
+            "spins-5us" => self.consume(name, HANDLED, &handled(Work::Spins(Duration::from_micros(5)))),
+            "waits-5ms" => self.consume(name, HANDLED, &handled(Work::Waits(Duration::from_millis(5)))),
             "produce" => self.produce(name, &[Send, Base, BasePacked]),
-            "produce-batches" => self.produce(name, &[Batches, FutureBatches, FlushedBatches]),
+            "produce-batches" => self.produce(name, &[Batches, FutureBatches, FutureBatchesAtOnce, FlushedBatches]),
             "latency-linger-0" => self.latency(name, 0),
             _ => self.latency(name, 5),
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn consume(
-        &mut self,
-        name: &str,
-        loops: &[Consuming],
-        size: Size,
-        partitions: i32,
-        batch: usize,
-        work: Work,
-        records: Option<u64>,
-    ) -> Outcome<Contest> {
-        let topic = self.topics.get(size, partitions)?;
-        let records = records.unwrap_or(self.topics.records);
+    fn consume(&mut self, name: &str, loops: &[Consuming], how: &Consume) -> Outcome<Contest> {
+        let topic = self.topics.get(how.size, how.partitions)?;
+        let Consume { records, batch, work, .. } = *how;
         let turn = |which| Turn::Consume(consume::Turn { which, topic: topic.clone(), records, batch, work });
         self.turns(name, loops.iter().map(|which| (format!("{which:?}"), turn(*which))))
     }
 
     fn produce(&self, name: &str, loops: &[Producing]) -> Outcome<Contest> {
-        let turn = |which: &Producing| {
-            // Each of its batches takes the timeout's slice.
-            let records = self.topics.records / if *which == Producing::FlushedBatches { 40 } else { 2 };
-            Turn::Produce(produce::Turn { which: *which, records, batch: 1_000 })
+        let batch = 1_000;
+        let turn = |which: Producing| {
+            // Each of its batches takes 100 ms.
+            let share = if which == Producing::FlushedBatches { 40 } else { 2 };
+            let records = (self.topics.records / share).next_multiple_of(batch);
+            Turn::Produce(produce::Turn { which, records, batch })
         };
-        self.turns(name, loops.iter().map(|which| (format!("{which:?}"), turn(which))))
+        self.turns(name, loops.iter().map(|which| (format!("{which:?}"), turn(*which))))
     }
 
     fn latency(&self, name: &str, linger_ms: u32) -> Outcome<Contest> {
@@ -154,25 +164,16 @@ impl Bench<'_> {
 
     fn turns(&self, name: &str, turns: impl Iterator<Item = (String, Turn)>) -> Outcome<Contest> {
         let turns = turns.map(|(which, turn)| Ok((which, vec![serde_json::to_string(&turn)?])));
-        Contest::run(name, &turns.collect::<Outcome<Vec<_>>>()?, self.rounds)
+        Contest::run(name, turns.collect::<Outcome<_>>()?, self.rounds)
     }
 }
 
-/// Topics that are loaded once they are needed.
-struct Topics<'a> {
-    brokers: &'a str,
+/// What the loops of a contest consume, and how.
+#[derive(Clone, Copy)]
+struct Consume {
+    size: Size,
+    partitions: i32,
+    batch: usize,
+    work: Work,
     records: u64,
-    loaded: Vec<(Size, i32, String)>,
-}
-
-impl Topics<'_> {
-    fn get(&mut self, size: Size, partitions: i32) -> Outcome<String> {
-        let is_it = |(known, of, _): &&(Size, i32, String)| *known == size && *of == partitions;
-        if let Some((.., topic)) = self.loaded.iter().find(is_it) {
-            return Ok(topic.clone());
-        }
-        let topic = data::load(self.brokers, size, partitions, self.records)?;
-        self.loaded.push((size, partitions, topic.clone()));
-        Ok(topic)
-    }
 }

@@ -1,6 +1,5 @@
 //! Loops that take turns, each in a process of its own, and the table of what they did.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::process::Command;
 use std::time::Duration;
@@ -39,74 +38,74 @@ impl Figures {
     }
 }
 
-const COLUMNS: [(&str, usize); 6] = [
-    ("records/s", 0),
-    ("CPU s/M", 2),
-    ("peak MiB", 1),
-    ("p50 ms", 2),
-    ("p99 ms", 2),
-    ("p99.9 ms", 2),
-];
+/// Their names, and how many digits are worth showing.
+const COLUMNS: [(&str, usize); 6] =
+    [("records/s", 0), ("CPU s/M", 2), ("peak MiB", 1), ("p50 ms", 2), ("p99 ms", 2), ("p99.9 ms", 2)];
 
-/// All turns of one contest, by loop.
+/// All turns of one contest.
 #[derive(Debug, Serialize)]
 pub(crate) struct Contest {
-    pub(crate) name: String,
-    loops: Vec<(String, Vec<Figures>)>,
+    name: String,
+    loops: Vec<Loop>,
+}
+
+#[derive(Debug, Serialize)]
+struct Loop {
+    name: String,
+    turns: Vec<Figures>,
 }
 
 impl Contest {
     /// Runs this program once for each loop and round, with the arguments of the loop: it writes its figures as JSON.
     /// Round after round, so that what else the machine does hits all of them.
-    pub(crate) fn run(name: &str, loops: &[(String, Vec<String>)], rounds: u64) -> Outcome<Contest> {
-        let mut contest = Contest { name: name.into(), loops: Vec::new() };
-        contest.loops.extend(loops.iter().map(|(name, _)| (name.clone(), Vec::new())));
+    pub(crate) fn run(name: &str, arguments: Vec<(String, Vec<String>)>, rounds: u64) -> Outcome<Contest> {
+        let mut loops: Vec<_> =
+            arguments.iter().map(|(name, _)| Loop { name: name.clone(), turns: Vec::new() }).collect();
         for round in 1..=rounds {
-            for ((which, arguments), (_, turns)) in loops.iter().zip(&mut contest.loops) {
+            for (one, (which, arguments)) in loops.iter_mut().zip(&arguments) {
                 let output = Command::new(env::current_exe()?).args(arguments).output()?;
                 if !output.status.success() {
                     return Err(format!("{name}, {which}: {}", String::from_utf8_lossy(&output.stderr)).into());
                 }
                 let figures: Figures = serde_json::from_slice(&output.stdout)?;
                 eprintln!("{name}, round {round}, {which}: {:.0} records/s", figures.records_per_second);
-                turns.push(figures);
+                one.turns.push(figures);
             }
         }
-        Ok(contest)
+        Ok(Contest { name: name.into(), loops })
     }
 
     /// A table for people, the first loop compared with the others.
     pub(crate) fn print(&self) {
-        let medians: BTreeMap<&str, Vec<f64>> =
-            self.loops.iter().map(|(which, turns)| (&**which, spread(turns).iter().map(|one| one[0]).collect())).collect();
-        let Some((first, turns)) = self.loops.first() else { return };
-        let count = turns.first().map_or(0, |figures| figures.columns().len());
-        let header: Vec<_> = COLUMNS[..count].iter().map(|(name, _)| *name).collect();
-        println!("\n### {}\n\n| loop | {} | `{first}` has of it |", self.name, header.join(" | "));
-        println!("|---|{}", "---|".repeat(count + 1));
-        for (which, turns) in &self.loops {
-            let cell = |([median, low, high], (_, digits)): ([f64; 3], &(&str, usize))| {
+        let spreads: Vec<_> = self.loops.iter().map(Loop::spreads).collect();
+        let (Some(first), Some(ours)) = (self.loops.first(), spreads.first()) else { return };
+        let header: Vec<_> = COLUMNS.iter().take(ours.len()).map(|(name, _)| *name).collect();
+        println!("\n### {}\n\n| loop | {} | `{}` has of it |", self.name, header.join(" | "), first.name);
+        println!("|---|{}", "---|".repeat(ours.len() + 1));
+        let compared = if ours.len() > 3 { [3, 4] } else { [0, 1] };
+        for (number, (one, theirs)) in self.loops.iter().zip(&spreads).enumerate() {
+            let cell = |([median, low, high], (_, digits)): (&[f64; 3], &(&str, usize))| {
                 format!("{median:.digits$} ({low:.digits$} to {high:.digits$})")
             };
-            let cells: Vec<_> = spread(turns).into_iter().zip(&COLUMNS).map(cell).collect();
-            let ratio = |column: usize| medians[&**first][column] / medians[&**which][column];
-            let mut ratios = format!("{:.2}x records/s, {:.2}x CPU", ratio(0), ratio(1));
-            if count > 3 {
-                ratios = format!("{:.2}x p50, {:.2}x p99", ratio(3), ratio(4));
-            }
-            let ratios = if which == first { String::new() } else { ratios };
-            println!("| `{which}` | {} | {ratios} |", cells.join(" | "));
+            let cells: Vec<_> = theirs.iter().zip(&COLUMNS).map(cell).collect();
+            let ratio = |column: usize| format!("{:.2}x {}", ours[column][0] / theirs[column][0], COLUMNS[column].0);
+            let ratios = if number == 0 { String::new() } else { compared.map(ratio).join(", ") };
+            println!("| `{}` | {} | {ratios} |", one.name, cells.join(" | "));
         }
     }
 }
 
-/// Of each column: the median, the lowest and the highest.
-fn spread(turns: &[Figures]) -> Vec<[f64; 3]> {
-    let count = turns.first().map_or(0, |figures| figures.columns().len());
-    let of = |column: usize| {
-        let mut values: Vec<f64> = turns.iter().filter_map(|turn| turn.columns().get(column).copied()).collect();
-        values.sort_by(f64::total_cmp);
-        [values[values.len() / 2], values[0], values[values.len() - 1]]
-    };
-    (0..count).map(of).collect()
+impl Loop {
+    /// Of each column.
+    fn spreads(&self) -> Vec<[f64; 3]> {
+        let columns = self.turns.first().map_or(0, |figures| figures.columns().len());
+        (0..columns).map(|column| spread(self.turns.iter().map(|turn| turn.columns()[column]))).collect()
+    }
+}
+
+/// The median, the lowest and the highest.
+pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    [values.len() / 2, 0, values.len().saturating_sub(1)].map(|at| values.get(at).copied().unwrap_or(f64::NAN))
 }
