@@ -14,6 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::turns::spread;
 use common::{Outcome, create_topic, number, unique};
 use kafka_envelope::HandlerError;
 use kafka_envelope::app::{App, Context, Event};
@@ -97,14 +98,10 @@ fn throughput(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
         }
         figures.entry("plain loop".into()).or_default().push(own_loop(brokers, &topics[0], records)?);
     }
-    let median = |name: &str, figures: &mut HashMap<String, Vec<f64>>| {
-        let values = figures.entry(name.to_owned()).or_default();
-        values.sort_by(f64::total_cmp);
-        (values[values.len() / 2], values[0], values[values.len() - 1])
-    };
-    let (one, ..) = median("app, 1 events", &mut figures);
+    let median = |name: &str| spread(figures.get(name).into_iter().flatten().copied());
+    let [one, ..] = median("app, 1 events");
     for name in EVENTS.iter().map(|events| format!("app, {events} events")).chain(["plain loop".into()]) {
-        let (middle, low, high) = median(&name, &mut figures);
+        let [middle, low, high] = median(&name);
         println!("{name:<20} {middle:>9.0} ({low:.0} to {high:.0}) records/s, {:.2}x", middle / one);
     }
     println!(
@@ -190,13 +187,9 @@ fn latency(brokers: &str, questions: u64, rounds: u64) -> Outcome<()> {
         ours.push(quantiles(round_trips(brokers, questions)?));
         plain.push(quantiles(two_hops(brokers, questions)?));
     }
-    let middle = |mut all: Vec<f64>| {
-        all.sort_by(f64::total_cmp);
-        (all[all.len() / 2], all[0], all[all.len() - 1])
-    };
     for (name, at) in [("p50", 0), ("p99", 1)] {
-        let of = |figures: &[[f64; 2]]| middle(figures.iter().map(|figures| figures[at]).collect());
-        let ((ours, low, high), (plain, plain_low, plain_high)) = (of(&ours), of(&plain));
+        let of = |figures: &[[f64; 2]]| spread(figures.iter().map(|figures| figures[at]));
+        let ([ours, low, high], [plain, plain_low, plain_high]) = (of(&ours), of(&plain));
         println!(
             "{name}: emit_with_response {ours:.2} ms ({low:.2} to {high:.2}), plain rdkafka {plain:.2} ms ({plain_low:.2} to \
              {plain_high:.2}), {:.2}x",

@@ -11,9 +11,10 @@ use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use common::{Outcome, create_topic};
+use common::turns::spread;
+use common::{Outcome, create_topic, number, unique};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
@@ -32,12 +33,8 @@ fn main() -> Outcome<()> {
     }
 }
 
-fn number(name: &str, default: u64) -> Outcome<u64> {
-    Ok(env::var(name).map_or(Ok(default), |text| text.parse())?)
-}
-
 fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
-    let topic = format!("bench-cli-{}", SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos());
+    let topic = unique("bench-cli")?;
     create_topic(brokers, &topic)?;
     let took = produce(brokers, &topic, records)?;
     let speed = |took: Duration| records as f64 / took.as_secs_f64();
@@ -49,13 +46,12 @@ fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
         plain.push(time(Command::new(env::current_exe()?).args(["plain", &topic]))?);
         ours.push(time(Command::new(PROGRAM).args(["consume", &topic, "-b", brokers]))?);
     }
-    let median = |name: &str, times: &mut Vec<Duration>| {
-        times.sort();
-        let [median, low, high] = [times.len() / 2, 0, times.len() - 1].map(|at| times[at].as_secs_f64());
+    let median = |name: &str, times: Vec<Duration>| {
+        let [median, low, high] = spread(times.iter().map(Duration::as_secs_f64));
         println!("{name:<8} {median:>6.2} ({low:.2} to {high:.2}) s, {:.0} records/s", records as f64 / median);
         median
     };
-    let (ours, plain) = (median("consume", &mut ours), median("plain", &mut plain));
+    let (ours, plain) = (median("consume", ours), median("plain", plain));
     println!("\nconsume / plain: {:.2}x the time", ours / plain);
     Ok(())
 }

@@ -9,14 +9,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::env;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Outcome, cpu, create_topic, memory_mib, number, unique};
+use common::turns::{Contest, Figures};
+use common::{Outcome, create_topic, memory_mib, number, unique};
 use kafka_envelope::stream::{Agent, Sinks, Whole, Worker};
 use kafka_envelope::{Batch, Consumer, HandlerError, Message, Producer};
 use serde::{Deserialize, Serialize};
@@ -31,13 +30,6 @@ struct Reading {
     sensor: String,
     celsius: f64,
     note: String,
-}
-
-#[derive(Serialize, Deserialize, Clone, Copy)]
-struct Figures {
-    records_per_second: f64,
-    cpu_seconds_per_million: f64,
-    peak_rss_mib: f64,
 }
 
 fn main() -> Outcome<()> {
@@ -68,11 +60,7 @@ fn main() -> Outcome<()> {
                 "worker" => worker(&brokers, topic, records, u64::MAX, None)?,
                 _ => run(&brokers, topic, records)?,
             };
-            let figures = Figures {
-                records_per_second: records as f64 / seconds.as_secs_f64(),
-                cpu_seconds_per_million: cpu()?.as_secs_f64() * 1e6 / records as f64,
-                peak_rss_mib: memory_mib("VmHWM")?,
-            };
+            let figures = Figures::of(records, seconds)?;
             println!("{}", serde_json::to_string(&figures)?);
             Ok(())
         }
@@ -83,31 +71,8 @@ fn main() -> Outcome<()> {
 fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
     let topic = unique("bench-stream")?;
     load(brokers, &topic, records)?;
-    let mut all: BTreeMap<&str, Vec<Figures>> = BTreeMap::new();
-    for _ in 0..rounds {
-        for which in WHICH {
-            let output = Command::new(env::current_exe()?).args([which, &topic]).output()?;
-            if !output.status.success() {
-                return Err(format!("{which}: {}", String::from_utf8_lossy(&output.stderr)).into());
-            }
-            all.entry(which).or_default().push(serde_json::from_slice(&output.stdout)?);
-        }
-    }
-    println!("{records} records, {rounds} rounds: median (lowest to highest)\n");
-    let median = |which: &str, figure: fn(&Figures) -> f64| {
-        let mut values: Vec<f64> = all[which].iter().map(figure).collect();
-        values.sort_by(f64::total_cmp);
-        (values[values.len() / 2], values[0], values[values.len() - 1])
-    };
-    for which in WHICH {
-        let (speed, low, high) = median(which, |figures| figures.records_per_second);
-        let (cpu, ..) = median(which, |figures| figures.cpu_seconds_per_million);
-        let (rss, ..) = median(which, |figures| figures.peak_rss_mib);
-        println!("{which:<8} {speed:>9.0} ({low:.0} to {high:.0}) records/s, {cpu:.2} CPU s per million, {rss:.1} MiB");
-    }
-    let ratio = |figure: fn(&Figures) -> f64| median("worker", figure).0 / median("run", figure).0;
-    let (speed, cpu) = (ratio(|figures| figures.records_per_second), ratio(|figures| figures.cpu_seconds_per_million));
-    println!("\nworker / run: {speed:.2}x records/s, {cpu:.2}x CPU");
+    let turns = WHICH.map(|which| (which.to_owned(), vec![which.to_owned(), topic.clone()]));
+    Contest::run("stream", turns.into(), rounds)?.print();
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 #
 # KAFKA_BOOTSTRAP_SERVERS   use this broker instead of one that lives as long as the bench
 # RECORDS, ROUNDS           how many records, how many rounds
+# FEATURES                  producers and consumers with these features on, for what those cost
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -19,10 +20,10 @@ if [ -z "${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then
     export KAFKA_ENVELOPE_KAFKA_LIBS
 fi
 case ${1:-} in
-    app | cli | stream) which=$1 && shift ;;
-    *) which=broker ;;
+    app | cli | stream) which=$1 && shift && features=$which ;;
+    *) which=broker features=${FEATURES:-} ;;
 esac
-bench=(--bench "$which" --all-features)
+bench=(--bench "$which" --features "$features")
 # Built before the broker runs: compiling beside it would only take its memory.
 cargo bench "${bench[@]}" --no-run
 BROKER_HEAP=1g with_broker cargo bench "${bench[@]}" -- "$@"

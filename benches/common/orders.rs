@@ -3,7 +3,9 @@
 // Not every bench uses all of it.
 #![allow(dead_code)]
 
-use kafka_envelope::{Error, Message, Ref, pack, unpack};
+use chrono::{DateTime, Utc};
+use kafka_envelope::testing::Records;
+use kafka_envelope::{Error, Message, Ref, pack, pack_into, unpack};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -127,12 +129,40 @@ pub(crate) fn deep_cart(number: u64, levels: usize) -> Result<Ref, Error> {
     Ok(from)
 }
 
-/// A cart that went through four services before, each of which made its message from two.
+/// How many levels of history stand behind a message that is packed or unpacked.
+pub(crate) const DEPTHS: [usize; 3] = [0, 5, 50];
+
+/// Into an empty buffer, always the same bytes.
+pub(crate) fn pack_order(buffer: &mut Vec<u8>, order: &Order, refs: &[Ref]) -> Result<(), Error> {
+    buffer.clear();
+    pack_into(buffer, "bench", DateTime::<Utc>::UNIX_EPOCH, order, refs)
+}
+
+/// An order made from a cart with a history of so many levels.
+pub(crate) fn packed(levels: usize) -> Result<Vec<u8>, Error> {
+    let mut value = Vec::new();
+    pack_order(&mut value, &Order::new(1), &[deep_cart(1, levels)?])?;
+    Ok(value)
+}
+
+/// So many orders as records. What cannot be packed is an error when the batch is made.
+pub(crate) fn batch(orders: u64) -> Records {
+    let push = |records: Records, number| {
+        let mut value = Vec::new();
+        match pack_order(&mut value, &Order::new(number), &[cart(number)]) {
+            Ok(()) => records.raw(Some(id(number).as_bytes()), Some(&value)),
+            Err(_) => records.raw(None, Some(b"not packed")),
+        }
+    };
+    (0..orders).fold(Records::new("orders"), push)
+}
+
+/// A cart that went through four services before, each of which made its message from three.
 fn travelled_cart(number: u64) -> Result<Ref, Error> {
     let mut from = cart(number);
     for service in ["shop", "stock", "pricing", "delivery"] {
-        let key = Some(id(number));
-        let value = pack(service, &(), &[Ref { key: key.clone(), ..from }, Ref { key, ..cart(number + 1) }])?;
+        let with_key = |from| Ref { key: Some(id(number)), ..from };
+        let value = pack(service, &(), &[from, cart(number + 1), cart(number + 2)].map(with_key))?;
         let history = unpack(&value)?.history().and_then(|text| serde_json::from_str(text.get()).ok());
         from = Ref { history, ..Ref::new(format!("{service}-events"), (number % 6) as i32, number as i64) };
     }
