@@ -200,7 +200,7 @@ impl<'a> Cursor<'a> {
 /// serde_json only looks at the escapes of texts that it decodes, not of those that it keeps raw or skips.
 pub(super) fn lone_surrogate(text: &str) -> Option<usize> {
     let mut from = 0;
-    while let Some(found) = text.get(from..).and_then(|rest| rest.find('\\')) {
+    while let Some(found) = text.as_bytes().get(from..).and_then(|rest| memchr::memchr(b'\\', rest)) {
         let at = from + found;
         let mut cursor = Cursor { text, at };
         match cursor.escape() {
