@@ -70,6 +70,8 @@ struct State {
     /// How many outcomes are still to come.
     left: usize,
     outcomes: Vec<Option<Outcome>>,
+    /// How many threads wait. To wake nobody takes a system call, too.
+    waiting: usize,
     waker: Option<Waker>,
     /// Nobody will ask.
     abandoned: bool,
@@ -80,7 +82,7 @@ struct State {
 impl Tracker {
     pub(super) fn new(records: usize) -> Arc<Self> {
         let outcomes = vec![None; records];
-        let state = State { left: records, outcomes, waker: None, abandoned: false, span: Span::default() };
+        let state = State { left: records, outcomes, waiting: 0, waker: None, abandoned: false, span: Span::default() };
         Arc::new(Self { state: Mutex::new(state), done: Condvar::new() })
     }
 
@@ -111,10 +113,13 @@ impl Tracker {
         }
         if *left == 0 {
             let (waker, mut span) = (state.waker.take(), std::mem::take(&mut state.span));
+            let is_awaited = state.waiting > 0;
             drop(state);
             // Before anybody hears of it.
             span.end();
-            self.done.notify_all();
+            if is_awaited {
+                self.done.notify_all();
+            }
             if let Some(waker) = waker {
                 client::guarded(|| waker.wake());
             }
@@ -126,10 +131,9 @@ impl Tracker {
     pub(super) fn wait(&self, mut give_up: impl FnMut() -> bool) -> bool {
         let mut state = self.lock();
         while state.left > 0 {
-            let waited = self.done.wait_timeout(state, Duration::from_secs(1));
-            let (next, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+            let (next, is_late) = self.sleep(state, Duration::from_secs(1));
             state = next;
-            if state.left > 0 && timeout.timed_out() && give_up() {
+            if state.left > 0 && is_late && give_up() {
                 return false;
             }
         }
@@ -138,9 +142,22 @@ impl Tracker {
 
     /// The same until a deadline.
     pub(super) fn wait_until(&self, deadline: Instant) -> bool {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let waited = self.done.wait_timeout_while(self.lock(), left, |state| state.left > 0);
-        waited.unwrap_or_else(PoisonError::into_inner).0.left == 0
+        let mut state = self.lock();
+        loop {
+            let time = deadline.saturating_duration_since(Instant::now());
+            if state.left == 0 || time.is_zero() {
+                return state.left == 0;
+            }
+            state = self.sleep(state, time).0;
+        }
+    }
+
+    /// Sleeps until somebody wakes this thread, or for this long, and says whether it was that long.
+    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, time: Duration) -> (MutexGuard<'a, State>, bool) {
+        state.waiting += 1;
+        let (mut state, timeout) = self.done.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
+        (state, timeout.timed_out())
     }
 
     pub(super) fn len(&self) -> usize {
