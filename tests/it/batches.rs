@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use kafka_envelope::testing::Records;
 use kafka_envelope::{Batch, BatchRef, Error, RawBatch};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::support::{
-    TestTopic, consumer, envelope, group, produce_numbers, produce_raw, produce_raw_batch, shared_broker,
+    TestTopic, consumer, envelope, group, keep_logs, logged, produce_numbers, produce_raw, produce_raw_batch,
+    shared_broker, unique,
 };
 
 /// The sizes of the batches in which so many records came.
@@ -23,6 +25,36 @@ fn sizes(consumer: &mut kafka_envelope::Consumer, records: usize) -> Vec<usize> 
         sizes.push(size);
     }
     sizes
+}
+
+/// Until somebody asks for a history, only its brackets and quotes are counted. One that is none is left out then, which the
+/// log says, and the record is handled all the same; one that was cut off makes the record unreadable.
+#[test]
+fn a_history_is_read_where_it_is_asked_for() {
+    keep_logs();
+    let topic = unique("topic");
+    let level = r#"{"svc":"shop","dt":"2026-01-02T03:04:05+00:00","refs":[]}"#;
+    let deep = (0..kafka_envelope::envelope::MAX_HISTORY_DEPTH).fold("null".to_owned(), |inner, _| {
+        format!(r#"{{"refs":[{{"topic":"t","partition":0,"offset":0,"hist":{inner}}}]}}"#)
+    });
+    let read = |histories: &[&str]| {
+        histories.iter().fold(Records::new(&topic), |records, history| {
+            records.raw(None, Some(format!(r#"{{"item":1,"hist":{history}}}"#).as_bytes()))
+        })
+    };
+    let records = read(&[level, r#"{"refs":5}"#, "{][}", &deep, &format!(r#"{level},"other":{{}}"#)]);
+    let batch = records.batch::<u32>().unwrap();
+    assert_eq!(logged(&[&topic]), [""; 0]);
+    let histories: Vec<_> = batch.iter().map(|record| record.history().map(|history| history.depth())).collect();
+    assert_eq!(histories, [Some(1), None, None, None, Some(1)]);
+    let why = ["`refs` must be a list or null", "key must be a string", "is too long"];
+    for (offset, why) in (1..).zip(why) {
+        let place = format!("the history of {topic}:0 at offset {offset} ");
+        assert_eq!(logged(&["WARN", &place, why, "is left out"]).len(), 1, "{:#?}", logged(&[&topic]));
+    }
+    for history in [&level[..level.len() - 1], &level[..level.len() - 8], "{"] {
+        assert!(read(&[history]).batch::<u32>().is_err(), "{history}");
+    }
 }
 
 /// No batch has more than `batch_size` records, and where enough are there it has as many.
