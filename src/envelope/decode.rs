@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -46,8 +48,10 @@ fn item_usual<'a, T: Deserialize<'a>>(text: &'a str) -> Option<(T, bool)> {
     (is_null || looks_whole(history.as_bytes())).then_some((item, !is_null))
 }
 
-/// Whether this could be a history within the limits, by the bytes that give it its structure.
+/// Whether this could be a history within the limits, by the bytes that give it its structure. What it cannot tell from one
+/// is a history with more members of the envelope after it, but for a second `item`.
 fn looks_whole(history: &[u8]) -> bool {
+    static ITEM: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"item\""));
     let (mut opened, mut closed, mut quotes, mut is_plain) = (0_usize, 0_usize, 0_usize, true);
     // Counters of a byte make a loop of vectors.
     for part in history.chunks(u8::MAX.into()) {
@@ -68,7 +72,8 @@ fn looks_whole(history: &[u8]) -> bool {
     let is_even = opened == closed && quotes % 2 == 0;
     // A level within another takes three: its own, that of the list it is in, and that of the ref.
     let is_short = opened < 3 * MAX_HISTORY_DEPTH - 2;
-    is_plain && is_even && is_short && history.starts_with(b"{") && history.ends_with(b"}")
+    let is_object = history.starts_with(b"{") && history.ends_with(b"}");
+    is_plain && is_even && is_short && is_object && ITEM.find(history).is_none()
 }
 
 /// Reads an envelope of which item and history are all there is, in this order: what this crate and the Python library
@@ -424,6 +429,16 @@ mod tests {
             }
         }
         assert!(read > 1_000 && refused > 1_000, "{read} {refused}");
+    }
+
+    #[test]
+    fn a_second_item_is_noticed() {
+        for text in [r#"{"item":1,"hist":{},"item":{}}"#, r#"{"item":1,"hist":{},"it\u0065m":{}}"#] {
+            let error = decode_item::<u32>(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with("duplicate field `item`"), "{error}");
+        }
+        // As part of another text it is none.
+        assert!(decode_item::<u32>(br#"{"item":1,"hist":{"svc":"item"}}"#).unwrap().1);
     }
 
     #[test]
