@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// So many different texts are remembered.
 const REMEMBERED: usize = 64;
 
-/// Runs what may hold code of the user's, a logger or a waker: a panic of theirs must not end a thread that answers
+/// Runs what may hold code of the user's, a logger, a waker or a tracer provider: a panic of theirs must not end a thread that answers
 /// librdkafka.
 pub(crate) fn guarded(run: impl FnOnce()) {
     // The panic hook has reported it. The payload's own `Drop` could panic again.
@@ -76,9 +76,19 @@ fn debug(error: &KafkaError, reason: &str) {
 }
 
 /// What every context does with librdkafka's logs and statistics, and what this one does with errors of the client as a whole:
-/// a function of the context, the error and the reason. Where its statistics are measured, also a function of the context
-/// that gives the [`Statistics`](crate::metrics::Statistics).
+/// a function of the context, the error and the reason. Where there is none, `trouble` and `bootstrap` hear of them, and
+/// `statistics` of statistics: fields of the context.
 macro_rules! client_context {
+    ($context:ty) => {
+        $crate::client::client_context!(
+            $context,
+            |context, error, reason| {
+                context.trouble.hear(error, reason);
+                context.bootstrap.hear(error);
+            },
+            |context| Some(&context.statistics)
+        );
+    };
     ($context:ty, $error:expr) => {
         $crate::client::client_context!($context, $error, |_| None);
     };

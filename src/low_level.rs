@@ -350,7 +350,7 @@ pub fn unpack<M: Message>(record: &M) -> Result<Option<Unpacked<'_>>> {
     if envelope.history_dropped() {
         log::warn!("history of {reference} is too long and is left out");
     }
-    reference.history = envelope.history().and_then(|text| History::from_checked(text.get()));
+    reference.history = envelope.history().map(History::from_checked);
     Ok(Some(Unpacked { reference, envelope }))
 }
 

@@ -55,14 +55,7 @@ impl Context {
     }
 }
 
-client::client_context!(
-    Context,
-    |context, error, reason| {
-        context.trouble.hear(error, reason);
-        context.bootstrap.hear(error);
-    },
-    |context| Some(&context.statistics)
-);
+client::client_context!(Context);
 
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, partitions: &mut TopicPartitionList) {

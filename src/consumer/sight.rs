@@ -75,7 +75,7 @@ impl Desk {
 
     /// An attempt with the records handed over begins.
     pub(super) fn observe(&mut self) -> Observed {
-        let Sight { tracing, .. } = self.options.sight.clone();
+        let tracing = self.options.sight.tracing.clone();
         Observed::begin(tracing.process(self.handed()))
     }
 

@@ -40,11 +40,14 @@ struct Checked {
 }
 
 impl History {
-    /// From a text that [`super::decode`] let through, so it is well built and within the limits. None would be one that is
-    /// not JSON.
-    pub(crate) fn from_checked(text: &str) -> Option<Self> {
-        let text = RawValue::from_string(text.to_owned()).ok()?;
-        Some(Self(Arc::new(Checked { text, too_long: false })))
+    /// From a text that [`super::decode`] let through, so it is well built and within the limits.
+    pub(crate) fn from_checked(text: &RawValue) -> Self {
+        Self(Arc::new(Checked { text: text.to_owned(), too_long: false }))
+    }
+
+    /// The same. None would be one that is not JSON.
+    pub(crate) fn from_checked_text(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok().map(Self::from_checked)
     }
 
     fn new(text: Box<RawValue>) -> Result<Self, serde_json::Error> {
@@ -115,8 +118,7 @@ impl History {
             None => Vec::new(),
         };
         let own = |json: &RawValue| {
-            let checked = if self.0.too_long { None } else { Self::from_checked(json.get()) };
-            checked.map_or_else(|| Self::new(json.to_owned()), Ok)
+            if self.0.too_long { Self::new(json.to_owned()) } else { Ok(Self::from_checked(json)) }
         };
         let refs = sources.into_iter().map(|source| {
             let history = source.hist.map(own).transpose().map_err(decode_error)?;

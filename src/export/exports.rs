@@ -165,7 +165,7 @@ fn read(value: &[u8], is_envelope: bool) -> Result<(Option<Fields<'_>>, Option<H
         return Ok((envelope::decode_plain(value, Fields::of)?, None));
     }
     let envelope = envelope::decode::<&RawValue>(value)?;
-    Ok((Fields::of(envelope.item.get())?, envelope.history.and_then(History::from_checked)))
+    Ok((Fields::of(envelope.item.get())?, envelope.history.and_then(History::from_checked_text)))
 }
 
 fn undecodable(record: &Ref, source: serde_json::Error) -> Error {

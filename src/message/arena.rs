@@ -240,7 +240,7 @@ impl Arena {
     /// The offsets of the first `count` records handed over: a range for each run of one source. They are ranges over
     /// records only: what stands between two offsets of a range belongs to no record of another batch.
     pub(crate) fn ranges(&self, count: usize) -> impl Iterator<Item = (&Source, Range<i64>)> + '_ {
-        self.records()[..count].chunk_by(|one, next| one.source == next.source).filter_map(|run| {
+        self.runs(count).filter_map(|run| {
             let (first, last) = (run.first()?, run.last()?);
             Some((self.source(first), first.offset..last.offset + 1))
         })
@@ -248,8 +248,12 @@ impl Arena {
 
     /// How many of the first `count` records handed over come from where, run by run.
     pub(crate) fn counts(&self, count: usize) -> impl Iterator<Item = (&Source, usize)> + '_ {
-        let runs = self.records()[..count].chunk_by(|one, next| one.source == next.source);
-        runs.filter_map(|run| Some((self.source(run.first()?), run.len())))
+        self.runs(count).filter_map(|run| Some((self.source(run.first()?), run.len())))
+    }
+
+    /// The first `count` records handed over, cut where the source changes.
+    fn runs(&self, count: usize) -> impl Iterator<Item = &[Record]> + '_ {
+        self.records()[..count].chunk_by(|one, next| one.source == next.source)
     }
 
     /// The records handed over, as `topic[partition=first:next,…],…`.

@@ -87,7 +87,7 @@ impl<'a, T> Received<'a, T> {
                 if decoded.truncated {
                     left_out(&"is too long");
                 }
-                decoded.history.and_then(History::from_checked)
+                decoded.history.and_then(History::from_checked_text)
             }
             Err(error) => {
                 left_out(&format_args!("cannot be read ({error})"));

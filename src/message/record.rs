@@ -182,7 +182,7 @@ impl Record {
 
     fn history(&self) -> Option<History> {
         let (range, value) = (self.0.history.clone()?, self.value()?);
-        std::str::from_utf8(value.get(range)?).ok().and_then(History::from_checked)
+        std::str::from_utf8(value.get(range)?).ok().and_then(History::from_checked_text)
     }
 
     /// It cannot be read.

@@ -39,6 +39,7 @@
 //! `/metrics`, `/healthz` and `/readyz`.
 
 mod consumer;
+mod fate;
 pub mod names;
 mod producer;
 mod share;
@@ -51,25 +52,12 @@ use ::metrics::Label;
 #[cfg(feature = "stream")]
 pub(crate) use consumer::AgentMeter;
 pub(crate) use consumer::{ConsumerMeter, PartitionMeter};
+pub(crate) use fate::Fate;
 pub(crate) use producer::ProducerMeter;
 pub(crate) use statistics::Statistics;
 
 /// Whether anything is measured.
 pub(crate) const IS_ON: bool = true;
-
-/// What becomes of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Handled,
-    /// A handler failed on it.
-    Failed,
-    /// It cannot be read.
-    Undecodable,
-    /// It is handed over again.
-    Retried,
-    DeadLettered,
-    Skipped,
-}
 
 /// How many there are of [`Fate`].
 const FATES: usize = 6;

@@ -1,24 +1,16 @@
 //! What stands in the place of metrics without the feature `metrics`: nothing.
 
+#[path = "fate.rs"]
+mod fate;
+
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::fault::Fault;
+pub(crate) use fate::Fate;
 
 /// Whether anything is measured.
 pub(crate) const IS_ON: bool = false;
-
-/// What becomes of records.
-#[derive(Clone, Copy, Debug)]
-#[allow(dead_code)]
-pub(crate) enum Fate {
-    Handled,
-    Failed,
-    Undecodable,
-    Retried,
-    DeadLettered,
-    Skipped,
-}
 
 #[derive(Debug, Default)]
 #[allow(dead_code)]

@@ -1,26 +1,18 @@
 //! Spans from their beginning to their end, and what they say of failures.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use opentelemetry::global::{BoxedSpan, BoxedTracer};
 use opentelemetry::trace::{Span as _, SpanBuilder, SpanContext, Status, TraceContextExt as _};
 use opentelemetry::{Context, ContextGuard, KeyValue};
 
+use crate::client::guarded;
 use crate::fault::Fault;
 
 /// The most bytes of an error's text in a span.
 const LONGEST: usize = 1_024;
 /// So many batches are remembered that wait for a commit, which more only wait for where none gets through.
 const REMEMBERED: usize = 128;
-
-/// Calls into a tracer provider, whose panics are its own affair.
-fn guarded(call: impl FnOnce()) {
-    // The panic hook has reported it. The payload's own `Drop` could panic again.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-        std::mem::forget(panic);
-    }
-}
 
 /// None: the tracer provider panicked.
 pub(super) fn start(tracer: &BoxedTracer, builder: SpanBuilder, parent: &Context) -> Option<BoxedSpan> {

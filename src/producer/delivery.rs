@@ -290,14 +290,7 @@ impl Context {
     }
 }
 
-client::client_context!(
-    Context,
-    |context, error, reason| {
-        context.trouble.hear(error, reason);
-        context.bootstrap.hear(error);
-    },
-    |context| Some(&context.statistics)
-);
+client::client_context!(Context);
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;

@@ -64,7 +64,7 @@ pub(super) fn whole<T: DeserializeOwned + 'static>(is_envelope: bool) -> Read<Wh
         let (value, history) = match is_envelope {
             true => {
                 let envelope = envelope::decode::<T>(value)?;
-                (envelope.item, envelope.history.and_then(History::from_checked))
+                (envelope.item, envelope.history.and_then(History::from_checked_text))
             }
             false => (decode_plain(value, |text| serde_json::from_str(text))?, None),
         };
