@@ -24,6 +24,8 @@ pub(super) struct Evidence {
     pub(super) services: Vec<Vec<Line>>,
     /// What was committed of which partition, when it was seen. It was looked at between the one before and this one.
     pub(super) committed: Vec<Seen>,
+    /// What the broker wrote down of commits, in their order, where that was read: what went back is looked for in it.
+    pub(super) accepted: Option<Vec<Place>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,8 @@ pub(super) struct Verdict {
     pub(super) early: Vec<(Place, i64)>,
     /// Commits that went back: `(partition, from, to)`.
     pub(super) rewound: Vec<(i32, i64, i64)>,
+    /// The same where the broker told less than it had told before, and nobody had committed that since. No fault of services.
+    pub(super) forgotten: Vec<(i32, i64, i64)>,
     /// Commits of one whose partition had gone to another: `(partition, committed)`.
     pub(super) overlapping: Vec<Place>,
     /// Records that came after a higher offset of the same partition, within one ownership.
@@ -127,6 +131,7 @@ impl Evidence {
         verdict.duplicates = handled.values().map(|times| times.len() as u64 - 1).sum();
         verdict.longest_stall = self.longest_stall();
         self.check_commits(&handled, &mut verdict);
+        self.check_accepted(&mut verdict);
         self.check_order(&handled, &mut verdict);
         verdict
     }
@@ -179,7 +184,7 @@ impl Evidence {
             let before = done.last().map_or(0, |(_, at)| *at);
             done.push((offset, before.max(first)));
         }
-        let mut before: HashMap<i32, Seen> = HashMap::new();
+        let (mut before, mut highest) = (HashMap::<i32, Seen>::new(), HashMap::new());
         for seen in &self.committed {
             let below = done
                 .get(&seen.partition)
@@ -192,13 +197,32 @@ impl Evidence {
                 if seen.offset < before.offset {
                     verdict.rewound.push((seen.partition, before.offset, seen.offset));
                 }
-                if seen.offset > before.offset {
+                let highest = highest.entry(seen.partition).or_insert(before.offset);
+                // What only comes back to where it was is not told by who had it then.
+                if seen.offset > *highest {
+                    *highest = seen.offset;
                     if let Some((offset, _)) = below.last() {
                         self.check_owner((seen.partition, *offset), before.asked, seen, handled, verdict);
                     }
                 }
             }
         }
+    }
+
+    /// Tells the commits that went back from the answers that did.
+    fn check_accepted(&self, verdict: &mut Verdict) {
+        let Some(accepted) = &self.accepted else { return };
+        let mut before = HashMap::new();
+        let mut rewound = Vec::new();
+        for (partition, offset) in accepted {
+            if let Some(before) = before.insert(*partition, *offset).filter(|before| offset < before) {
+                rewound.push((*partition, before, *offset));
+            }
+        }
+        let is_committed = |told: &(i32, i64, i64)| rewound.iter().any(|(at, _, to)| (told.0, told.2) == (*at, *to));
+        verdict.forgotten = std::mem::take(&mut verdict.rewound);
+        verdict.forgotten.retain(|told| !is_committed(told));
+        verdict.rewound = rewound;
     }
 
     /// Whoever handled the last record below a commit had the partition when it was committed: after `since`.

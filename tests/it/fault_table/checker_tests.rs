@@ -26,6 +26,7 @@ fn good() -> Evidence {
         ],
         unplaced: 0,
         committed: vec![seen(5, 0), seen(15, 3), seen(29, 4), seen(45, 7), seen(60, 10)],
+        accepted: None,
     }
 }
 
@@ -109,6 +110,25 @@ fn a_commit_before_the_handler_is_early() {
 fn a_commit_that_goes_back_is_rewound() {
     let verdict = check(|evidence| evidence.committed.insert(4, seen(55, 5)));
     assert_eq!(verdict.rewound, [(0, 7, 5)]);
+}
+
+/// What the broker has forgotten comes again, as its log says: nobody committed it anew, whoever has the partition.
+#[test]
+fn an_answer_that_goes_back_is_no_commit_that_does() {
+    let forget = |evidence: &mut Evidence| evidence.committed.splice(4..4, [seen(52, 5), seen(53, 6)]).for_each(drop);
+    let verdict = check(forget);
+    assert_eq!((verdict.rewound.len(), verdict.overlapping.len()), (1, 0), "{verdict:?}");
+    let verdict = check(|evidence| {
+        forget(evidence);
+        evidence.accepted = Some([3, 4, 7, 10].map(|offset| (0, offset)).into());
+    });
+    assert_eq!((&verdict.rewound[..], &verdict.forgotten[..]), (&[][..], &[(0, 7, 5)][..]));
+    assert!(verdict.faults().is_empty(), "{verdict:?}");
+    let verdict = check(|evidence| {
+        forget(evidence);
+        evidence.accepted = Some([3, 4, 7, 5, 10].map(|offset| (0, offset)).into());
+    });
+    assert_eq!((&verdict.rewound[..], &verdict.forgotten[..]), (&[(0, 7, 5)][..], &[][..]));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use kafka_envelope::{Delivery, Message, Producer};
 use serde::{Deserialize, Serialize};
 
 use super::checker::Place;
+use crate::support::eventually;
 
 /// So many are on their way at a time.
 const WAVE: usize = 200;
@@ -45,7 +46,28 @@ pub(super) struct Load {
     reported: Arc<AtomicUsize>,
     failures: Arc<Mutex<Vec<String>>>,
     is_over: Arc<AtomicBool>,
+    pause: Arc<Pause>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Asked for by one side, and taken by the other between two waves.
+#[derive(Default)]
+struct Pause {
+    is_wanted: AtomicBool,
+    is_taken: AtomicBool,
+}
+
+impl Pause {
+    /// Rests as long as it is wanted, and returns how long that was.
+    fn take(&self, is_over: &AtomicBool) -> Duration {
+        let began = Instant::now();
+        while self.is_wanted.load(Ordering::Acquire) && !is_over.load(Ordering::Relaxed) {
+            self.is_taken.store(true, Ordering::Release);
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        self.is_taken.store(false, Ordering::Release);
+        began.elapsed()
+    }
 }
 
 impl Load {
@@ -84,14 +106,16 @@ impl Load {
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
         let (reported, failures) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (is_over, unplaced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let somewhere = Arc::clone(&unplaced);
+        let pause = Arc::new(Pause::default());
+        let (somewhere, pauses) = (Arc::clone(&unplaced), Arc::clone(&pause));
         let (all, count, failed) = (Arc::clone(&acknowledged), Arc::clone(&reported), Arc::clone(&failures));
         let (over, topic) = (Arc::clone(&is_over), topic.to_owned());
         let thread = thread::spawn(move || {
-            let start = Instant::now();
+            let mut start = Instant::now();
             // With a rate in waves of a twentieth of a second.
             let wave = rate.map_or(WAVE, |rate| (rate / 20).clamp(1, WAVE));
             for first in (0..records).step_by(wave) {
+                start += pauses.take(&over);
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
@@ -119,7 +143,7 @@ impl Load {
                 }
             }
         });
-        Load { acknowledged, unplaced, reported, failures, is_over, thread: Some(thread) }
+        Load { acknowledged, unplaced, reported, failures, is_over, pause, thread: Some(thread) }
     }
 
     pub(super) fn acknowledged(&self) -> Vec<Place> {
@@ -143,6 +167,18 @@ impl Load {
 
     pub(super) fn is_done(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Sends nothing from when this returns until [`Load::go_on`]; all that it sent is reported.
+    #[track_caller]
+    pub(super) fn pause(&self, deadline: Duration) {
+        self.pause.is_wanted.store(true, Ordering::Release);
+        let rests = || self.pause.is_taken.load(Ordering::Acquire) || self.is_done();
+        eventually(deadline, "the load pauses", || rests().then_some(()));
+    }
+
+    pub(super) fn go_on(&self) {
+        self.pause.is_wanted.store(false, Ordering::Release);
     }
 
     /// Sends no more than what is under way.

@@ -305,6 +305,20 @@ impl Scene {
         ends.map(|(log, _)| log).unwrap_or_default()
     }
 
+    /// Pauses the load, and waits until all that is acknowledged is committed: the services have nothing to do.
+    #[track_caller]
+    pub(super) fn rest(&mut self, deadline: Duration) {
+        self.load.pause(deadline);
+        let mut ends = BTreeMap::new();
+        for (partition, offset) in self.load.acknowledged() {
+            let end = ends.entry(partition).or_insert(0);
+            *end = (offset + 1).max(*end);
+        }
+        eventually(deadline, "what was produced is committed", || {
+            ends.iter().all(|(partition, end)| self.watcher.committed(*partition) >= Some(*end)).then_some(())
+        });
+    }
+
     /// All records that were handled.
     pub(super) fn handled_places(&mut self) -> BTreeSet<Place> {
         self.read_on();
@@ -342,6 +356,7 @@ impl Scene {
             unplaced: self.loads().map(Load::unplaced).sum(),
             services: self.services.iter().map(|service| service.reading.lines.clone()).collect(),
             committed: self.watcher.seen(),
+            accepted: None,
         }
     }
 
