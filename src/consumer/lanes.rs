@@ -21,6 +21,8 @@ pub(super) struct Lane {
     pub(super) leader_epoch: Option<i32>,
     /// The last `next` that was sought because something else came.
     doubted: Option<i64>,
+    /// The last record that came again.
+    repeated: Option<i64>,
     /// To be sought there before anything more is taken: an offset, or one of librdkafka's logical ones.
     pub(super) seek: Option<i64>,
     /// The leader epoch of the record before: librdkafka then asks whether the log still has that.
@@ -82,6 +84,7 @@ impl Lane {
             next: None,
             leader_epoch: None,
             doubted: None,
+            repeated: None,
             seek: None,
             seek_epoch: None,
             seek_at: None,
@@ -100,7 +103,8 @@ impl Lane {
     /// Compaction and transactions leave such gaps. So does librdkafka 2.12 where a leader's epoch rises while it has
     /// records that nobody took: two updates of the metadata in a row, and a fetch that was under way, make it take the end
     /// of the old epoch for the log's end, throw those records away and go on after them
-    /// (`rd_kafka_toppar_handle_OffsetForLeaderEpoch` compares with a position that changed since it asked).
+    /// (`rd_kafka_toppar_handle_OffsetForLeaderEpoch` compares with a position that changed since it asked). Where more
+    /// was taken already it goes back instead, see [`Lane::has_taken`].
     pub(super) fn doubts(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
         let is_gap = self.next.is_some_and(|next| next < offset);
         let is_doubtful = is_gap && self.leader_epoch < leader_epoch && self.doubted != self.next;
@@ -110,6 +114,19 @@ impl Lane {
             (self.doubted, self.seek) = (self.next, self.next);
         }
         is_doubtful
+    }
+
+    /// Whether this record stands before the next one and is none that was written since. The epochs of leaders rise along
+    /// a log: where it was cut off, what comes is of a later one than all that was taken. The log of a topic made anew
+    /// begins with the first epoch again, so who asks knows the topic's id, and will notice.
+    pub(super) fn has_taken(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
+        let is_before = self.next.is_some_and(|next| offset < next);
+        let is_repeated = is_before && leader_epoch.is_some() && leader_epoch <= self.leader_epoch;
+        if is_repeated && self.repeated.replace(offset) != Some(offset - 1) {
+            let (topic, partition) = (&self.topic, self.partition);
+            log::debug!("{topic}:{partition}: {offset} comes again, and is left out until {:?}", self.next);
+        }
+        is_repeated
     }
 
     /// It need not be sought any more. Where the seek was to look whether the log lost its end, the next start does.
@@ -214,6 +231,22 @@ mod tests {
         assert!(!lane.doubts(12, Some(4)), "that is what the log has");
         (lane.next, lane.leader_epoch) = (Some(20), Some(4));
         assert!(lane.doubts(30, Some(5)));
+    }
+
+    #[test]
+    fn what_was_taken_comes_again_and_what_a_later_leader_wrote_is_new() {
+        let mut ledger = Ledger::default();
+        let id = ledger.id("t", 0);
+        ledger.assigned(id);
+        let mut lane = Lane::new(id, ledger.epoch(id).unwrap(), "t".into(), 0, Progress::new(Instant::now(), None));
+        assert!(!lane.has_taken(5, Some(3)), "a start");
+        (lane.next, lane.leader_epoch) = (Some(10), Some(3));
+        assert!(lane.has_taken(5, Some(2)) && lane.has_taken(6, Some(3)) && lane.has_taken(9, Some(3)));
+        assert!(!lane.has_taken(10, Some(3)), "the next one");
+        assert!(!lane.has_taken(9, Some(4)), "the log lost its end, and has another");
+        assert!(!lane.has_taken(9, None), "nobody knows");
+        lane.leader_epoch = None;
+        assert!(!lane.has_taken(9, Some(4)), "nor here");
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub(super) struct TopicIds {
 }
 
 impl TopicIds {
+    /// Whether another topic of this name would be noticed.
+    pub(super) fn knows(&self, topic: &str) -> bool {
+        self.known.contains_key(topic)
+    }
+
     /// Whether to ask now. The answer is to be given to [`TopicIds::answered`].
     pub(super) fn is_due(&self, now: Instant) -> bool {
         !self.asked && self.at.is_none_or(|at| now.duration_since(at) >= INTERVAL)
@@ -64,7 +69,9 @@ mod tests {
         assert!(ids.is_due(start));
         ids.asked();
         assert!(!ids.is_due(start + INTERVAL), "one question at a time");
+        assert!(!ids.knows("t"));
         assert!(ids.answered(answer(1), start).is_empty());
+        assert!(ids.knows("t"));
         assert!(!ids.is_due(start) && ids.is_due(start + INTERVAL));
         assert_eq!(ids.answered(answer(2), start), ["t"]);
         assert!(ids.answered(Vec::new(), start).is_empty(), "no answer, no news");

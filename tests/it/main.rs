@@ -81,6 +81,8 @@ mod otel;
 mod otel_app;
 #[cfg(feature = "otel")]
 mod otel_errors;
+#[cfg(all(feature = "otel", feature = "export"))]
+mod otel_export;
 #[cfg(all(feature = "otel", feature = "app", feature = "stream"))]
 mod otel_stream;
 mod policies;

@@ -146,7 +146,7 @@ impl Fetch {
 
     /// Takes up to so many records. Returns how many entries the queue gave.
     fn take_round(&mut self, arena: &mut Arena, wanted: usize, errors: &mut Vec<PartitionError>) -> usize {
-        let Self { reader, lanes, carry, round, gaps, options, link, .. } = self;
+        let Self { reader, lanes, carry, round, gaps, options, link, topic_ids, .. } = self;
         // Where the last record belonged: records come in runs of one partition.
         let mut run: Option<Run> = None;
         let mut rewound = Vec::new();
@@ -193,6 +193,9 @@ impl Fetch {
                 return;
             }
             if lane.next.is_some_and(|next| offset < next) {
+                if topic_ids.knows(&lane.topic) && lane.has_taken(offset, leader_epoch) {
+                    return;
+                }
                 lane.seek = Some(offset);
                 rewound.push((lane.id, offset));
                 return;
