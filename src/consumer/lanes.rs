@@ -21,8 +21,8 @@ pub(super) struct Lane {
     pub(super) leader_epoch: Option<i32>,
     /// The last `next` that was sought because something else came.
     doubted: Option<i64>,
-    /// The last record that came again.
-    repeated: Option<i64>,
+    /// The last `next` that was sought because what stands before it came again.
+    misled: Option<i64>,
     /// To be sought there before anything more is taken: an offset, or one of librdkafka's logical ones.
     pub(super) seek: Option<i64>,
     /// The leader epoch of the record before: librdkafka then asks whether the log still has that.
@@ -84,7 +84,7 @@ impl Lane {
             next: None,
             leader_epoch: None,
             doubted: None,
-            repeated: None,
+            misled: None,
             seek: None,
             seek_epoch: None,
             seek_at: None,
@@ -104,7 +104,7 @@ impl Lane {
     /// records that nobody took: two updates of the metadata in a row, and a fetch that was under way, make it take the end
     /// of the old epoch for the log's end, throw those records away and go on after them
     /// (`rd_kafka_toppar_handle_OffsetForLeaderEpoch` compares with a position that changed since it asked). Where more
-    /// was taken already it goes back instead, see [`Lane::has_taken`].
+    /// was taken already it goes back instead, see [`Lane::is_misled`].
     pub(super) fn doubts(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
         let is_gap = self.next.is_some_and(|next| next < offset);
         let is_doubtful = is_gap && self.leader_epoch < leader_epoch && self.doubted != self.next;
@@ -116,17 +116,22 @@ impl Lane {
         is_doubtful
     }
 
-    /// Whether this record stands before the next one and is none that was written since. The epochs of leaders rise along
-    /// a log: where it was cut off, what comes is of a later one than all that was taken. The log of a topic made anew
-    /// begins with the first epoch again, so who asks knows the topic's id, and will notice.
-    pub(super) fn has_taken(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
+    /// Whether the next record has to be sought once more, because one before it came that is not newer.
+    ///
+    /// So it is where librdkafka went back by mistake, see [`Lane::doubts`]: to the end of an epoch that is over, so to a
+    /// record of a later one than the first. Where the log was cut off, what comes instead is of a later epoch than all that
+    /// was taken; the seek tells the epoch, and leads there. The log of a topic made anew begins with the first epoch
+    /// again.
+    pub(super) fn is_misled(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
         let is_before = self.next.is_some_and(|next| offset < next);
-        let is_repeated = is_before && leader_epoch.is_some() && leader_epoch <= self.leader_epoch;
-        if is_repeated && self.repeated.replace(offset) != Some(offset - 1) {
+        let is_later = leader_epoch > Some(0) && leader_epoch <= self.leader_epoch;
+        let is_misled = is_before && is_later && self.misled != self.next;
+        if is_misled {
             let (topic, partition) = (&self.topic, self.partition);
-            log::debug!("{topic}:{partition}: {offset} comes again, and is left out until {:?}", self.next);
+            log::debug!("{topic}:{partition}: {offset} comes again instead of {:?}, which is sought once", self.next);
+            (self.misled, self.seek, self.seek_epoch) = (self.next, self.next, self.leader_epoch);
         }
-        is_repeated
+        is_misled
     }
 
     /// It need not be sought any more. Where the seek was to look whether the log lost its end, the next start does.
@@ -234,19 +239,24 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_comes_again_and_what_a_later_leader_wrote_is_new() {
+    fn what_comes_again_is_passed_once_and_only_where_no_later_leader_wrote_it() {
         let mut ledger = Ledger::default();
         let id = ledger.id("t", 0);
         ledger.assigned(id);
         let mut lane = Lane::new(id, ledger.epoch(id).unwrap(), "t".into(), 0, Progress::new(Instant::now(), None));
-        assert!(!lane.has_taken(5, Some(3)), "a start");
+        assert!(!lane.is_misled(5, Some(3)), "a start");
         (lane.next, lane.leader_epoch) = (Some(10), Some(3));
-        assert!(lane.has_taken(5, Some(2)) && lane.has_taken(6, Some(3)) && lane.has_taken(9, Some(3)));
-        assert!(!lane.has_taken(10, Some(3)), "the next one");
-        assert!(!lane.has_taken(9, Some(4)), "the log lost its end, and has another");
-        assert!(!lane.has_taken(9, None), "nobody knows");
-        lane.leader_epoch = None;
-        assert!(!lane.has_taken(9, Some(4)), "nor here");
+        assert!(!lane.is_misled(10, Some(3)), "the next one");
+        assert!(!lane.is_misled(9, Some(4)), "the log lost its end, and has another");
+        assert!(!lane.is_misled(9, Some(0)), "the topic may be another");
+        assert!(!lane.is_misled(9, None), "nobody knows");
+        assert!(lane.is_misled(5, Some(2)));
+        assert_eq!((lane.seek, lane.seek_epoch), (Some(10), Some(3)));
+        assert!(!lane.is_misled(5, Some(2)), "that is what the log has");
+        (lane.next, lane.leader_epoch) = (Some(20), Some(4));
+        assert!(lane.is_misled(19, Some(4)));
+        (lane.next, lane.leader_epoch) = (Some(30), None);
+        assert!(!lane.is_misled(9, Some(4)), "nobody knows");
     }
 
     #[test]

@@ -23,17 +23,20 @@ fn records_that_librdkafka_throws_away_are_read_again() {
 #[test]
 fn records_to_which_librdkafka_goes_back_are_not_handled_again() {
     let topic = read_where_the_epoch_is_said_to_end_at(20);
-    assert_eq!(logged(&["DEBUG", &topic, "20 comes again"]).len(), 1);
+    assert_eq!(logged(&["DEBUG", &topic, "20 comes again instead of"]).len(), 1);
     assert!(logged(&[&topic, "starts again"]).is_empty());
 }
 
-/// Reads a thousand records, of which the last 200 are of a later epoch, each once. While the first batch is being handled
+/// Reads a thousand records of two epochs, of which the second begins with the last 200, each once. While the first batch is being handled
 /// the leader's epoch rises, and the broker says that the first one ended there.
 fn read_where_the_epoch_is_said_to_end_at(end: i64) -> String {
     keep_logs();
     let (proxy, mut broker) = Proxy::start();
     let direct = broker.bootstrap().to_owned();
     let topic = create_topic(&direct, 1);
+    // Not the first epoch: that could be another topic's of this name.
+    broker.stop();
+    broker.restart();
     produce_numbers(&direct, &topic, 0, 0..800);
     broker.stop();
     broker.restart();

@@ -193,7 +193,7 @@ impl Fetch {
                 return;
             }
             if lane.next.is_some_and(|next| offset < next) {
-                if topic_ids.knows(&lane.topic) && lane.has_taken(offset, leader_epoch) {
+                if topic_ids.knows(&lane.topic) && lane.is_misled(offset, leader_epoch) {
                     return;
                 }
                 lane.seek = Some(offset);

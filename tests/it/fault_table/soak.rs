@@ -1,5 +1,6 @@
 //! Row 22: a random mix of faults for a while, and what it leaves behind.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -114,11 +115,16 @@ fn row_22_soak() {
     let produced = scene.load.reported();
     let (group, topic) = (scene.group.clone(), scene.topic.clone());
     let verdict = scene.finish_with(SOON, |evidence| {
-        evidence.accepted = Some(commits_of(broker.bootstrap(), &group, &topic));
+        let accepted = commits_of(broker.bootstrap(), &group, &topic);
+        // All is committed, so the last commits that were written are what was told last.
+        let last: BTreeMap<_, _> = accepted.iter().copied().collect();
+        assert_eq!(last, evidence.committed.iter().map(|seen| (seen.partition, seen.offset)).collect());
+        evidence.accepted = Some(accepted);
     });
     println!("row 22: the coordinator told less than before, with no such commit: {:?}", verdict.forgotten);
 
     let warm = &usages[usages.len() / 4..];
+    assert!(warm.len() >= by_length(0, 10), "too few looks to say anything: {usages:?}");
     let (early, late) = warm.split_at(warm.len() / 2);
     let mut report = Report::of(22, "random faults", injected, produced, &verdict, at_risk);
     // The least, the median and the most.
