@@ -155,17 +155,17 @@ impl Desk {
             return Look::Wait(None);
         }
         let linger = self.options.linger;
-        if let Some(mut ready) = state.ready.take_if(|ready| ready.is_full || ready.since + linger <= now) {
+        if let Some(mut ready) = state.ready.pop_if(|ready| ready.is_full || ready.since + linger <= now) {
             ready.arena.group();
             state.hold(&ready.arena);
             self.hand = Some(Hand::new(ready.arena));
             self.idle_since = None;
-            // There is room for the next batch.
+            // There is room for another batch.
             link.bell.ring();
             return Look::Done(Ok(Handed::Records));
         }
         let idle = self.options.idle_timeout.map(|timeout| *self.idle_since.get_or_insert(now) + timeout);
-        match (&state.ready, idle) {
+        match (state.ready.first(), idle) {
             (Some(ready), _) => Look::Wait(Some(ready.since + linger)),
             (None, Some(idle)) if idle <= now => {
                 self.idle_since = None;

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use super::*;
-use crate::consumer::link::Ready;
 use crate::consumer::policy::Backoff;
+use crate::consumer::ready::Ready;
 use crate::message::arena::{NewRecord, Source};
 
 const PARTITIONS: i32 = 3;
@@ -53,10 +53,7 @@ impl Scene {
             let mut state = self.link.lock();
             let id = state.ledger.id("t", partition);
             state.ledger.revoked(id);
-            if let Some(ready) = &mut state.ready {
-                ready.arena.retain(|source| source.partition != partition);
-            }
-            state.ready.take_if(|ready| ready.arena.is_empty());
+            state.ready.retain(|source| source.partition != partition);
         }
         Ok(())
     }
@@ -64,7 +61,7 @@ impl Scene {
     /// Makes a batch ready of so many records of each owned partition.
     fn fetch(&mut self, records: i64) {
         let mut state = self.link.lock();
-        if state.ready.is_some() || self.positions.is_empty() {
+        if !state.ready.has_room() || self.positions.is_empty() {
             return;
         }
         let mut arena = Arena::default();
@@ -80,7 +77,7 @@ impl Scene {
             }
             *position += records;
         }
-        state.ready = Some(Ready { arena, is_full: true, since: Instant::now() });
+        state.ready.push(Ready { arena, is_full: true, since: Instant::now() });
     }
 
     /// What is committed was finished, all of it.
@@ -246,13 +243,13 @@ fn a_transaction_commits_each_partition_once() {
     let mut scene = Scene::new(OnError::stop(), OnUndecodable::Stop);
     (0..2).for_each(|partition| scene.assign(partition));
     scene.fetch(2);
-    let first = scene.link.lock().ready.take().unwrap().arena;
+    let first = scene.link.lock().ready.pop_if(|_| true).unwrap().arena;
     scene.fetch(2);
     {
         let mut state = scene.link.lock();
         let mut both = first;
-        both.refill(&mut state.ready.take().unwrap().arena, |_, _| true);
-        state.ready = Some(Ready { arena: both, is_full: true, since: Instant::now() });
+        both.refill(&mut state.ready.pop_if(|_| true).unwrap().arena, |_, _| true);
+        state.ready.push(Ready { arena: both, is_full: true, since: Instant::now() });
     }
     let handed = scene.hand_over().unwrap();
     assert_eq!(handed, [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]);

@@ -10,6 +10,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use crate::consumer::ledger::{Epoch, Ledger, PartitionId, TopicPartition};
 use crate::consumer::membership::Membership;
 use crate::consumer::progress::{OffsetReset, StallCause};
+use crate::consumer::ready::{READY_BATCHES, ReadyQueue};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
@@ -176,16 +177,6 @@ impl Link {
     }
 }
 
-/// A batch that waits for a free handler. Never empty.
-#[derive(Debug)]
-pub(super) struct Ready {
-    pub(super) arena: Arena,
-    /// It takes no more records: it has reached a limit.
-    pub(super) is_full: bool,
-    /// When its first record came.
-    pub(super) since: Instant,
-}
-
 /// Records of one ownership of a partition that were taken without a handler: those before `upto` that are not done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Out {
@@ -220,8 +211,7 @@ const RESETS: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) ledger: Ledger,
-    /// The next batch. The fetch thread takes it away while it adds records.
-    pub(super) ready: Option<Ready>,
+    pub(super) ready: ReadyQueue,
     /// Emptied arenas, to be filled again.
     pub(super) spare: Vec<Arena>,
     /// The partitions of the batch that a handler works on right now, and since when.
@@ -426,8 +416,8 @@ impl State {
     }
 
     pub(super) fn recycle(&mut self, mut arena: Arena) {
-        // One is in hand, one is filled.
-        if self.spare.len() < 2 {
+        // Besides those that are ready one is in hand.
+        if self.spare.len() < READY_BATCHES + 1 {
             arena.clear();
             self.spare.push(arena);
         }

@@ -1,7 +1,7 @@
 //! The batch consumer: its builder, its loop and its end.
 //!
 //! Two threads share the work. [`fetch`] owns the Kafka consumer. The caller's thread, in [`Consumer::process`] and
-//! [`Consumer::run`], decodes and handles; so a handler need not be `Send`. One batch is ready while one is handled.
+//! [`Consumer::run`], decodes and handles; so a handler need not be `Send`. Some batches are ready while one is handled.
 
 mod attempt;
 mod builder;
@@ -22,6 +22,7 @@ mod policy;
 mod progress;
 #[cfg(feature = "export")]
 mod pull;
+mod ready;
 #[cfg(feature = "tokio")]
 mod run_async;
 mod sight;

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::consumer::desk;
-use crate::consumer::link::Ready;
 use crate::consumer::policy::{Commit, OnError, OnUndecodable};
+use crate::consumer::ready::Ready;
 use crate::consumer::take::BATCH;
 use crate::message::arena::{NewRecord, Source};
 
@@ -36,7 +36,7 @@ impl Scene {
     /// Adds these offsets of both partitions to the batch that is ready, in turns.
     fn fetch(&self, offsets: std::ops::Range<i64>) {
         let mut state = self.link.lock();
-        let mut arena = state.ready.take().map(|ready| ready.arena).unwrap_or_default();
+        let mut arena = state.ready.pop_open().map(|ready| ready.arena).unwrap_or_default();
         for offset in offsets {
             for partition in 0..2 {
                 let id = state.ledger.id("t", partition);
@@ -47,7 +47,7 @@ impl Scene {
                 state.ledger.delivered(id, offset, None);
             }
         }
-        state.ready = Some(Ready { arena, is_full: false, since: Instant::now() });
+        state.ready.push(Ready { arena, is_full: false, since: Instant::now() });
     }
 
     /// What can be taken right now.
@@ -98,7 +98,7 @@ fn a_batch_waits_until_it_has_as_many_as_are_asked_for() {
     scene.fetch(2..3);
     assert_eq!(scene.pull(3).as_deref(), Some("t[0=2:3,1=1:3]"));
     scene.fetch(3..4);
-    scene.link.lock().ready.as_mut().unwrap().is_full = true;
+    scene.link.lock().ready.first_mut().unwrap().is_full = true;
     assert_eq!(scene.pull(3).as_deref(), Some("t[0=3:4,1=3:4]"));
 }
 
@@ -145,7 +145,7 @@ fn what_is_done_of_a_partition_that_went_away_counts_for_nothing() {
         let mut state = scene.link.lock();
         let id = state.ledger.id("t", 0);
         state.ledger.revoked(id);
-        state.ready.as_mut().unwrap().arena.retain(|source| source.partition != 0);
+        state.ready.retain(|source| source.partition != 0);
         // And comes back, from where it is committed.
         state.ledger.assigned(id);
     }

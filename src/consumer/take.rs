@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use crate::consumer::desk::Desk;
-use crate::consumer::link::{Link, Look, Ready, State};
+use crate::consumer::link::{Link, Look, State};
+use crate::consumer::ready::Ready;
 use crate::error::Result;
 use crate::message::arena::Arena;
 
@@ -31,14 +32,14 @@ impl Desk {
         let most = self.max_unconfirmed().saturating_mul(limit.max(BATCH) as u64);
         let is_free = limit > 0 && (state.flows || state.revoking.is_none()) && state.unconfirmed() < most;
         let is_due = |ready: &Ready| ready.is_full || ready.arena.len() >= limit || ready.since + linger <= now;
-        if is_free && state.ready.as_ref().is_some_and(is_due) {
+        if is_free && state.ready.first().is_some_and(is_due) {
             let Some(mut arena) = state.take_ready(limit) else { return Look::Done(Ok(None)) };
             arena.group();
             // There is room for more.
             link.bell.ring();
             return Look::Done(Ok(Some(arena)));
         }
-        match &state.ready {
+        match state.ready.first() {
             _ if now >= deadline => Look::Done(Ok(None)),
             Some(ready) if is_free => Look::Wait(Some(deadline.min(ready.since + linger))),
             _ => Look::Wait(Some(deadline)),
@@ -47,12 +48,12 @@ impl Desk {
 }
 
 impl State {
-    /// The batch that is ready, or so many records from its front. What is left of it is filled up again.
+    /// The first batch that is ready, or so many records from its front. What is left of it is filled up again.
     fn take_ready(&mut self, limit: usize) -> Option<Arena> {
-        if let Some(ready) = self.ready.take_if(|ready| ready.arena.len() <= limit) {
+        if let Some(ready) = self.ready.pop_if(|ready| ready.arena.len() <= limit) {
             return Some(ready.arena);
         }
-        let ready = self.ready.as_mut()?;
+        let ready = self.ready.first_mut()?;
         let mut arena = self.spare.pop().unwrap_or_default();
         arena.refill(&mut ready.arena, |records, _| records <= limit);
         // Its first record came no later than that.

@@ -194,9 +194,13 @@ impl Fetch {
         self.ask_topic_ids();
         #[cfg(feature = "stream")]
         self.serve_reach();
-        self.take();
-        self.seek();
-        self.hold_back();
+        // One batch after the other, so that partitions are held back in time.
+        while {
+            let is_more = self.take();
+            self.seek();
+            self.hold_back();
+            is_more
+        } {}
         self.commit();
         self.look();
     }
@@ -392,13 +396,7 @@ impl Fetch {
     fn drop_records_of(&mut self, ids: &[PartitionId]) {
         let keep = |source: &Source| !ids.contains(&Ledger::from_tag(source.tag).0);
         self.carry.retain(keep);
-        let mut state = self.link.lock();
-        if let Some(ready) = &mut state.ready {
-            ready.arena.retain(keep);
-        }
-        if let Some(ready) = state.ready.take_if(|ready| ready.arena.is_empty()) {
-            state.recycle(ready.arena);
-        }
+        self.link.lock().ready.retain(keep);
     }
 
     fn wait_for_batch_in_hand(&mut self, ids: &[PartitionId], deadline: Instant) {

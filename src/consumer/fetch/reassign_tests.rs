@@ -91,7 +91,7 @@ impl Fetch {
     /// One turn, and the batch that is ready after it, with what came: (partition, offset).
     fn batch(&mut self) -> Option<(Arena, Vec<(i32, i64)>)> {
         self.turn();
-        let ready = self.link.lock().ready.take();
+        let ready = self.link.lock().ready.pop_if(|_| true);
         let Some(ready) = ready else {
             self.link.bell.wait(Duration::from_millis(5));
             return None;

@@ -16,7 +16,7 @@ use crate::consumer::fetch::resets::Gap;
 use crate::consumer::fetch::{Fetch, is_of_topic};
 use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::{Ledger, PartitionId};
-use crate::consumer::link::Ready;
+use crate::consumer::ready::Ready;
 use crate::message::arena::{Arena, NewRecord, Source, TimestampType, encode_header};
 use crate::native::{self, Taken};
 use crate::refusal::{Refusal, RefusalKind};
@@ -103,15 +103,15 @@ impl Fetch {
         }
     }
 
-    /// Fills the next batch, and hands it over.
-    pub(super) fn take(&mut self) {
+    /// Fills the next batch, and makes it ready. Returns whether there may be records for another.
+    pub(super) fn take(&mut self) -> bool {
         let (mut arena, since) = {
             let mut state = self.link.lock();
-            match state.ready.take_if(|ready| !ready.is_full) {
+            match state.ready.pop_open() {
                 Some(ready) => (ready.arena, Some(ready.since)),
-                None if state.ready.is_some() => {
+                None if !state.ready.has_room() => {
                     self.is_drained = false;
-                    return;
+                    return false;
                 }
                 None => (state.spare.pop().unwrap_or_default(), None),
             }
@@ -135,13 +135,14 @@ impl Fetch {
         if arena.is_empty() {
             state.recycle(arena);
         } else {
-            state.ready = Some(Ready { arena, is_full, since: since.unwrap_or_else(Instant::now) });
+            state.ready.push(Ready { arena, is_full, since: since.unwrap_or_else(Instant::now) });
             self.link.wake_caller();
         }
         drop(state);
         for error in errors {
             self.partition_error(error);
         }
+        is_full
     }
 
     /// Takes up to so many records. Returns how many entries the queue gave.
