@@ -29,6 +29,8 @@ pub(super) struct Lane {
     pub(super) seek_epoch: Option<i32>,
     /// Not before this.
     pub(super) seek_at: Option<Instant>,
+    /// Nor before its topic is known to be the same one still.
+    pub(super) awaits_id: bool,
     /// Nothing is fetched, because too much is delivered beyond the watermark.
     pub(super) is_paused: bool,
     pub(super) progress: Progress,
@@ -88,6 +90,7 @@ impl Lane {
             seek: None,
             seek_epoch: None,
             seek_at: None,
+            awaits_id: false,
             is_paused: false,
             progress,
             start: Start::default(),
@@ -118,18 +121,20 @@ impl Lane {
 
     /// Whether the next record has to be sought once more, because one before it came that is not newer.
     ///
-    /// So it is where librdkafka went back by mistake, see [`Lane::doubts`]: to the end of an epoch that is over, so to a
-    /// record of a later one than the first. Where the log was cut off, what comes instead is of a later epoch than all that
-    /// was taken; the seek tells the epoch, and leads there. The log of a topic made anew begins with the first epoch
-    /// again.
+    /// So it is where librdkafka went back by mistake: to the end of an epoch, see [`Lane::doubts`], or, as a soak met twice
+    /// just after its services had joined, to the log's start. There an answer that is outdated makes
+    /// `rd_kafka_toppar_handle_Offset` ask for the start once more, and go there where nothing was consumed since. Where the
+    /// log was cut off, what comes instead is of a later epoch than all that was taken; the seek tells the epoch, and leads
+    /// there. The log of a topic made anew begins with the first epoch again: the topic's id has to be asked for then.
     pub(super) fn is_misled(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
         let is_before = self.next.is_some_and(|next| offset < next);
-        let is_later = leader_epoch > Some(0) && leader_epoch <= self.leader_epoch;
-        let is_misled = is_before && is_later && self.misled != self.next;
+        let is_known = leader_epoch.is_some() && leader_epoch <= self.leader_epoch;
+        let is_misled = is_before && is_known && self.misled != self.next;
         if is_misled {
             let (topic, partition) = (&self.topic, self.partition);
             log::debug!("{topic}:{partition}: {offset} comes again instead of {:?}, which is sought once", self.next);
             (self.misled, self.seek, self.seek_epoch) = (self.next, self.next, self.leader_epoch);
+            self.awaits_id = leader_epoch == Some(0);
         }
         is_misled
     }
@@ -139,7 +144,7 @@ impl Lane {
         if self.seek_epoch.is_some() {
             self.start.looked_at = None;
         }
-        (self.seek, self.seek_epoch, self.seek_at) = (None, None, None);
+        (self.seek, self.seek_epoch, self.seek_at, self.awaits_id) = (None, None, None, false);
     }
 
     /// The offset from which to read on; none where that is the committed one.
@@ -248,13 +253,14 @@ mod tests {
         (lane.next, lane.leader_epoch) = (Some(10), Some(3));
         assert!(!lane.is_misled(10, Some(3)), "the next one");
         assert!(!lane.is_misled(9, Some(4)), "the log lost its end, and has another");
-        assert!(!lane.is_misled(9, Some(0)), "the topic may be another");
         assert!(!lane.is_misled(9, None), "nobody knows");
         assert!(lane.is_misled(5, Some(2)));
-        assert_eq!((lane.seek, lane.seek_epoch), (Some(10), Some(3)));
+        assert_eq!((lane.seek, lane.seek_epoch, lane.awaits_id), (Some(10), Some(3), false));
         assert!(!lane.is_misled(5, Some(2)), "that is what the log has");
         (lane.next, lane.leader_epoch) = (Some(20), Some(4));
-        assert!(lane.is_misled(19, Some(4)));
+        assert!(lane.is_misled(0, Some(0)) && lane.awaits_id, "the topic may be another");
+        lane.stay();
+        assert!(!lane.awaits_id);
         (lane.next, lane.leader_epoch) = (Some(30), None);
         assert!(!lane.is_misled(9, Some(4)), "nobody knows");
     }

@@ -489,6 +489,9 @@ impl Fetch {
             self.let_in(|refusal| is_told(refusal) && !is_ours(refusal));
             self.exile_answered();
         }
+        for (topic, _) in &ids {
+            self.lanes.of_topic(topic).for_each(|lane| lane.awaits_id = false);
+        }
         for topic in self.topic_ids.answered(ids, Instant::now()) {
             self.made_anew(&topic);
         }

@@ -82,7 +82,8 @@ impl Fetch {
     /// Puts partitions whose position is wrong right again.
     pub(super) fn seek(&mut self) {
         let now = Instant::now();
-        for lane in self.lanes.out_of_place().filter(|lane| lane.seek_at.is_none_or(|at| at <= now)) {
+        let is_due = |lane: &&mut Lane| !lane.awaits_id && lane.seek_at.is_none_or(|at| at <= now);
+        for lane in self.lanes.out_of_place().filter(is_due) {
             let Some(offset) = lane.seek else { continue };
             let mut target = TopicPartitionList::new();
             let added = match lane.seek_epoch {
@@ -195,6 +196,9 @@ impl Fetch {
             }
             if lane.next.is_some_and(|next| offset < next) {
                 if topic_ids.knows(&lane.topic) && lane.is_misled(offset, leader_epoch) {
+                    if lane.awaits_id {
+                        topic_ids.hurry();
+                    }
                     return;
                 }
                 lane.seek = Some(offset);
