@@ -165,7 +165,7 @@ pub(crate) struct CommittedOffset {
     pub(crate) leader_epoch: Option<i32>,
 }
 
-/// How long a question about the ends of logs may stay without an answer.
+/// How long a question about topics or the ends of their logs may stay without an answer.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A list of partitions that goes back to librdkafka on drop.
@@ -319,11 +319,13 @@ impl<C: ConsumerContext> Reader<C> {
     pub(crate) fn ask_topic_ids<'a>(&self, topics: impl Iterator<Item = &'a str>) {
         let topics: Vec<_> = topics.filter_map(|topic| CString::new(topic).ok()).collect();
         let mut names: Vec<_> = topics.iter().map(|topic| topic.as_ptr()).collect();
-        // SAFETY: librdkafka copies the names into a collection, which is given back here. No options: its defaults.
+        let client = self.consumer.client();
+        let options = AdminOptions::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        // SAFETY: client, options and queue live through the calls. librdkafka copies the names into a collection, which is
+        // given back here.
         unsafe {
             let collection = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-            let client = self.consumer.client().native_ptr();
-            rd::rd_kafka_DescribeTopics(client, collection, ptr::null(), self.replies.as_ptr());
+            rd::rd_kafka_DescribeTopics(client.native_ptr(), collection, options.0, self.replies.as_ptr());
             rd::rd_kafka_TopicCollection_destroy(collection);
         }
     }

@@ -6,7 +6,7 @@ use proptest::test_runner::TestCaseResult;
 
 use super::*;
 use crate::consumer::policy::Backoff;
-use crate::consumer::ready::Ready;
+use crate::consumer::ready::{READY_BATCHES, Ready};
 use crate::message::arena::{NewRecord, Source};
 
 const PARTITIONS: i32 = 3;
@@ -61,7 +61,7 @@ impl Scene {
     /// Makes a batch ready of so many records of each owned partition.
     fn fetch(&mut self, records: i64) {
         let mut state = self.link.lock();
-        if !state.ready.has_room() || self.positions.is_empty() {
+        if !state.ready.has_room(READY_BATCHES) || self.positions.is_empty() {
             return;
         }
         let mut arena = Arena::default();

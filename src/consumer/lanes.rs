@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::consumer::ledger::{Epoch, PartitionId};
 use crate::consumer::progress::Progress;
@@ -30,7 +30,7 @@ pub(super) struct Lane {
     /// Not before this.
     pub(super) seek_at: Option<Instant>,
     /// Nor before its topic is known to be the same one still.
-    pub(super) awaits_id: bool,
+    pub(super) awaits_id: Option<AwaitsId>,
     /// Nothing is fetched, because too much is delivered beyond the watermark.
     pub(super) is_paused: bool,
     pub(super) progress: Progress,
@@ -41,6 +41,17 @@ pub(super) struct Lane {
     /// librdkafka took the partition away for a reassignment and did not take it back.
     pub(super) is_away: bool,
     pub(super) meter: PartitionMeter,
+}
+
+/// How long a topic's id is waited for: two questions.
+const ID_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A seek that waits for the topic's id.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct AwaitsId {
+    /// The offset that came instead of the next one, at which it goes on where nobody tells the id.
+    pub(super) came: i64,
+    pub(super) until: Instant,
 }
 
 /// Where the reading of a partition began, until that is compared with where it should have.
@@ -90,7 +101,7 @@ impl Lane {
             seek: None,
             seek_epoch: None,
             seek_at: None,
-            awaits_id: false,
+            awaits_id: None,
             is_paused: false,
             progress,
             start: Start::default(),
@@ -122,10 +133,9 @@ impl Lane {
     /// Whether the next record has to be sought once more, because one before it came that is not newer.
     ///
     /// So it is where librdkafka went back by mistake: to the end of an epoch, see [`Lane::doubts`], or, as a soak met twice
-    /// just after its services had joined, to the log's start. There an answer that is outdated makes
-    /// `rd_kafka_toppar_handle_Offset` ask for the start once more, and go there where nothing was consumed since. Where the
-    /// log was cut off, what comes instead is of a later epoch than all that was taken; the seek tells the epoch, and leads
-    /// there. The log of a topic made anew begins with the first epoch again: the topic's id has to be asked for then.
+    /// just after its services had joined, to the log's start. Where the log was cut off, what comes instead is of a later
+    /// epoch than all that was taken; the seek tells the epoch, and leads there. The log of a topic made anew begins with
+    /// low epochs again: so the topic's id is waited for.
     pub(super) fn is_misled(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
         let is_before = self.next.is_some_and(|next| offset < next);
         let is_known = leader_epoch.is_some() && leader_epoch <= self.leader_epoch;
@@ -134,7 +144,7 @@ impl Lane {
             let (topic, partition) = (&self.topic, self.partition);
             log::debug!("{topic}:{partition}: {offset} comes again instead of {:?}, which is sought once", self.next);
             (self.misled, self.seek, self.seek_epoch) = (self.next, self.next, self.leader_epoch);
-            self.awaits_id = leader_epoch == Some(0);
+            self.awaits_id = Some(AwaitsId { came: offset, until: Instant::now() + ID_PATIENCE });
         }
         is_misled
     }
@@ -144,7 +154,14 @@ impl Lane {
         if self.seek_epoch.is_some() {
             self.start.looked_at = None;
         }
-        (self.seek, self.seek_epoch, self.seek_at, self.awaits_id) = (None, None, None, false);
+        (self.seek, self.seek_epoch, self.seek_at, self.awaits_id) = (None, None, None, None);
+    }
+
+    /// What was taken is void, and it is read from this offset on.
+    pub(super) fn restart(&mut self, epoch: Epoch, offset: i64) {
+        self.stay();
+        (self.epoch, self.next, self.seek) = (epoch, None, Some(offset));
+        self.start.is_checked = true;
     }
 
     /// The offset from which to read on; none where that is the committed one.
@@ -255,12 +272,13 @@ mod tests {
         assert!(!lane.is_misled(9, Some(4)), "the log lost its end, and has another");
         assert!(!lane.is_misled(9, None), "nobody knows");
         assert!(lane.is_misled(5, Some(2)));
-        assert_eq!((lane.seek, lane.seek_epoch, lane.awaits_id), (Some(10), Some(3), false));
+        assert_eq!((lane.seek, lane.seek_epoch), (Some(10), Some(3)));
+        assert_eq!(lane.awaits_id.map(|wait| wait.came), Some(5), "the topic may be another");
         assert!(!lane.is_misled(5, Some(2)), "that is what the log has");
         (lane.next, lane.leader_epoch) = (Some(20), Some(4));
-        assert!(lane.is_misled(0, Some(0)) && lane.awaits_id, "the topic may be another");
+        assert!(lane.is_misled(0, Some(0)));
         lane.stay();
-        assert!(!lane.awaits_id);
+        assert_eq!(lane.awaits_id, None);
         (lane.next, lane.leader_epoch) = (Some(30), None);
         assert!(!lane.is_misled(9, Some(4)), "nobody knows");
     }

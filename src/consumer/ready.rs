@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::message::arena::{Arena, Source};
 
-/// Another batch is filled while fewer than these wait. With one alone, the thread that fills and the thread that handles
+/// So many batches may wait. With one alone, the thread that fills and the thread that handles
 /// wait for each other in turns, because a scheduler lets a woken thread wait for a millisecond and more.
 pub(super) const READY_BATCHES: usize = 4;
 /// The same by bytes: large batches last long enough by themselves.
@@ -30,7 +30,7 @@ impl ReadyQueue {
         self.0.front()
     }
 
-    #[cfg(any(feature = "app", feature = "export", feature = "stream", test))]
+    #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
     pub(super) fn first_mut(&mut self) -> Option<&mut Ready> {
         self.0.front_mut()
     }
@@ -45,10 +45,10 @@ impl ReadyQueue {
         self.0.back().is_some_and(|ready| !ready.is_full).then(|| self.0.pop_back()).flatten()
     }
 
-    /// Whether another one is to be filled.
-    pub(super) fn has_room(&self) -> bool {
+    /// Whether another one is to be filled, of so many at most.
+    pub(super) fn has_room(&self, most: usize) -> bool {
         let bytes: usize = self.0.iter().map(|ready| ready.arena.bytes()).sum();
-        self.0.len() < READY_BATCHES && bytes < READY_BYTES
+        self.0.len() < most && bytes < READY_BYTES
     }
 
     pub(super) fn push(&mut self, ready: Ready) {
@@ -100,13 +100,13 @@ mod tests {
     fn a_few_batches_wait_or_one_that_is_large() {
         let mut queue = ReadyQueue::default();
         for partition in 0..4 {
-            assert!(queue.has_room());
+            assert!(queue.has_room(READY_BATCHES));
             queue.push(ready(partition, 1_000, true));
         }
-        assert!(!queue.has_room());
+        assert!(!queue.has_room(READY_BATCHES));
         let mut queue = ReadyQueue::default();
         queue.push(ready(0, 1 << 20, true));
-        assert!(!queue.has_room());
+        assert!(!queue.has_room(READY_BATCHES));
     }
 
     #[test]

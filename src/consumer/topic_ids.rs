@@ -19,6 +19,8 @@ pub(super) struct TopicIds {
     /// When it was asked last, or answered.
     at: Option<Instant>,
     asked: bool,
+    /// Something happened since it was asked, of which the answer may not tell.
+    hurried: bool,
 }
 
 impl TopicIds {
@@ -33,18 +35,23 @@ impl TopicIds {
     }
 
     pub(super) fn asked(&mut self) {
-        self.asked = true;
+        (self.asked, self.hurried) = (true, false);
     }
 
-    /// An assignment came: its topics' ids should be known soon.
+    /// What the ids are now should be known soon: an assignment came, or a topic may have been made anew.
     pub(super) fn hurry(&mut self) {
-        self.at = None;
+        (self.at, self.hurried) = (None, true);
+    }
+
+    /// Whether the answer that is to come was asked for before the last [`TopicIds::hurry`].
+    pub(super) fn is_outdated(&self) -> bool {
+        self.hurried
     }
 
     /// Takes the answer, and returns the topics whose id is a new one.
     pub(super) fn answered(&mut self, ids: Vec<(String, TopicId)>, now: Instant) -> Vec<String> {
         self.asked = false;
-        self.at = Some(now);
+        self.at = (!self.hurried).then_some(now);
         let is_other = |(topic, id): (String, TopicId)| {
             let known = self.known.entry(topic.clone()).or_default();
             let is_other = !known.is_empty() && !known.contains(&id);
@@ -79,5 +86,18 @@ mod tests {
         assert!(ids.answered(answer(1), start).is_empty(), "a broker that is behind");
         ids.hurry();
         assert!(ids.is_due(start));
+    }
+
+    #[test]
+    fn who_hurries_during_a_question_has_another_one_asked() {
+        let (mut ids, start) = (TopicIds::default(), Instant::now());
+        ids.asked();
+        assert!(!ids.is_outdated());
+        ids.hurry();
+        assert!(ids.is_outdated() && !ids.is_due(start), "one question at a time");
+        assert!(ids.answered(Vec::new(), start).is_empty());
+        assert!(ids.is_due(start));
+        ids.asked();
+        assert!(!ids.is_outdated());
     }
 }

@@ -56,6 +56,31 @@ fn a_full_window_pauses_the_partition_and_half_of_it_resumes_it() {
     }
 }
 
+/// One batch is in hand and one is ready, which is all of the window: a pause would throw away what was fetched.
+#[test]
+fn a_window_of_two_batches_is_never_full_while_the_handler_keeps_up() {
+    keep_logs();
+    let (broker, group) = (shared_broker(), group());
+    let topic = TestTopic::new(broker, 1);
+    produce_numbers(broker, &topic, 0, 0..200);
+    let builder = consumer(broker, &group, &topic).batch_size(10).max_window(20);
+    let mut consumer = builder.idle_timeout(PATIENCE).build().unwrap();
+    let (stopper, mut next) = (consumer.stopper(), 0);
+    consumer
+        .run(|batch: &Batch<u64>| {
+            for record in batch {
+                assert_eq!(record.payload, next);
+                next += 1;
+            }
+            if next == 200 {
+                stopper.stop();
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert!(logged(&["paused", &topic]).is_empty());
+}
+
 /// Handles on a thread of its own; a batch is held until `gate` gives way, which it does for good once it is closed.
 fn member(mut consumer: Consumer, sender: Sender<(i32, u64)>, gate: Receiver<()>) -> (Stopper, thread::JoinHandle<()>) {
     let stopper = consumer.stopper();

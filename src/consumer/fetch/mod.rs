@@ -37,6 +37,7 @@ use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::link::{Link, Question};
 use crate::consumer::membership::Membership;
 use crate::consumer::progress::Progress;
+use crate::consumer::ready::READY_BATCHES;
 use crate::consumer::sight::Sight;
 use crate::consumer::topic_ids::TopicIds;
 use crate::error::{Error, Result, panic_text};
@@ -72,6 +73,15 @@ pub(super) struct Options {
     pub(super) resets_to_end: bool,
     /// Topics that are not read, whatever is subscribed to.
     pub(super) hidden: Option<LetterTopics>,
+}
+
+impl Options {
+    /// So many batches may wait: no more than leave a partition unpaused whose handler keeps up.
+    fn ready_batches(&self) -> usize {
+        let batches = usize::try_from(self.max_window).unwrap_or(usize::MAX) / self.batch_size;
+        // One is being handled.
+        batches.saturating_sub(1).clamp(1, READY_BATCHES)
+    }
 }
 
 pub(super) struct Fetch {
@@ -194,13 +204,15 @@ impl Fetch {
         self.ask_topic_ids();
         #[cfg(feature = "stream")]
         self.serve_reach();
-        // One batch after the other, so that partitions are held back in time.
-        while {
+        for _ in 0..READY_BATCHES {
             let is_more = self.take();
             self.seek();
+            // After each batch, so that it is in time.
             self.hold_back();
-            is_more
-        } {}
+            if !is_more {
+                break;
+            }
+        }
         self.commit();
         self.look();
     }
@@ -489,8 +501,10 @@ impl Fetch {
             self.let_in(|refusal| is_told(refusal) && !is_ours(refusal));
             self.exile_answered();
         }
-        for (topic, _) in &ids {
-            self.lanes.of_topic(topic).for_each(|lane| lane.awaits_id = false);
+        if !self.topic_ids.is_outdated() {
+            for (topic, _) in &ids {
+                self.lanes.of_topic(topic).for_each(|lane| lane.awaits_id = None);
+            }
         }
         for topic in self.topic_ids.answered(ids, Instant::now()) {
             self.made_anew(&topic);
@@ -515,5 +529,4 @@ fn without(partitions: &TopicPartitionList, less: &[(Arc<str>, i32)]) -> TopicPa
 }
 
 #[cfg(test)]
-#[path = "reassign_tests.rs"]
 mod tests;

@@ -71,18 +71,20 @@ impl Fetch {
         state.ledger.made_anew(topic);
         for lane in self.lanes.of_topic(topic) {
             state.stopped.retain(|(id, ..)| *id != lane.id);
-            if let Some(epoch) = state.ledger.epoch(lane.id) {
-                lane.epoch = epoch;
-            }
-            (lane.next, lane.seek, lane.seek_epoch) = (None, Some(0), None);
-            lane.start.is_checked = true;
+            lane.restart(state.ledger.epoch(lane.id).unwrap_or(lane.epoch), 0);
         }
     }
 
     /// Puts partitions whose position is wrong right again.
     pub(super) fn seek(&mut self) {
         let now = Instant::now();
-        let is_due = |lane: &&mut Lane| !lane.awaits_id && lane.seek_at.is_none_or(|at| at <= now);
+        let given_up =
+            |lane: &mut Lane| lane.awaits_id.filter(|wait| wait.until <= now).map(|wait| (lane.id, wait.came));
+        let given_up: Vec<_> = self.lanes.out_of_place().filter_map(given_up).collect();
+        if !given_up.is_empty() {
+            self.rewind(given_up);
+        }
+        let is_due = |lane: &&mut Lane| lane.awaits_id.is_none() && lane.seek_at.is_none_or(|at| at <= now);
         for lane in self.lanes.out_of_place().filter(is_due) {
             let Some(offset) = lane.seek else { continue };
             let mut target = TopicPartitionList::new();
@@ -110,7 +112,7 @@ impl Fetch {
             let mut state = self.link.lock();
             match state.ready.pop_open() {
                 Some(ready) => (ready.arena, Some(ready.since)),
-                None if !state.ready.has_room() => {
+                None if !state.ready.has_room(self.options.ready_batches()) => {
                     self.is_drained = false;
                     return false;
                 }
@@ -196,9 +198,7 @@ impl Fetch {
             }
             if lane.next.is_some_and(|next| offset < next) {
                 if topic_ids.knows(&lane.topic) && lane.is_misled(offset, leader_epoch) {
-                    if lane.awaits_id {
-                        topic_ids.hurry();
-                    }
+                    topic_ids.hurry();
                     return;
                 }
                 lane.seek = Some(offset);
@@ -237,7 +237,7 @@ impl Fetch {
             (lane.next, lane.leader_epoch) = (Some(offset + 1), leader_epoch);
             round.push((lane.id, offset, leader_epoch));
         });
-        if !round.is_empty() || !rewound.is_empty() {
+        if !round.is_empty() {
             let refusals = &reader.consumer().context().trouble.refusals;
             if refusals.any() {
                 let is_read = |lane: &&Lane| round.iter().any(|(id, ..)| *id == lane.id);
@@ -252,24 +252,9 @@ impl Fetch {
             for (id, offset, leader_epoch) in round.drain(..) {
                 state.ledger.delivered(id, offset, leader_epoch);
             }
-            let mut restarts = Vec::new();
-            for (id, offset) in rewound {
-                restarts.push((state.ledger.name(id).clone(), offset, state.ledger.next_expected(id)));
-                state.ledger.rewound(id, offset);
-                if let (Some(lane), Some(epoch)) = (lanes.get_mut(id), state.ledger.epoch(id)) {
-                    lane.epoch = epoch;
-                    lane.next = None;
-                    lane.start.is_checked = true;
-                }
-            }
-            drop(state);
-            for (name, offset, expected) in restarts {
-                let (topic, partition, expected) = (&*name.topic, name.partition, expected.unwrap_or_default());
-                log::warn!(
-                    "{topic}:{partition} starts again at {offset}, {expected} was expected: the log lost its end, or the \
-                     topic was made anew"
-                );
-            }
+        }
+        if !rewound.is_empty() {
+            self.rewind(rewound);
         }
         if !self.gaps.is_empty() {
             let mut gaps = std::mem::take(&mut self.gaps);
@@ -280,6 +265,27 @@ impl Fetch {
             self.check_starts();
         }
         count
+    }
+
+    /// Partitions start again at these offsets: what was delivered of them is void.
+    fn rewind(&mut self, partitions: Vec<(PartitionId, i64)>) {
+        let mut state = self.link.lock();
+        let mut told = Vec::new();
+        for (id, offset) in partitions {
+            told.push((state.ledger.name(id).clone(), offset, state.ledger.next_expected(id)));
+            state.ledger.rewound(id, offset);
+            if let (Some(lane), Some(epoch)) = (self.lanes.get_mut(id), state.ledger.epoch(id)) {
+                lane.restart(epoch, offset);
+            }
+        }
+        drop(state);
+        for (name, offset, expected) in told {
+            let (topic, partition, expected) = (&*name.topic, name.partition, expected.unwrap_or_default());
+            log::warn!(
+                "{topic}:{partition} starts again at {offset}, {expected} was expected: the log lost its end, or the \
+                 topic was made anew"
+            );
+        }
     }
 
     /// librdkafka goes on by itself after most of these, and the partition is sought to where it was.

@@ -1,4 +1,4 @@
-//! Partitions are given to librdkafka anew, again and again while they are read: nothing is skipped or comes twice.
+//! The fetch thread's turns, one by one, on an embedded broker.
 
 use std::collections::BTreeMap;
 
@@ -102,6 +102,7 @@ impl Fetch {
     }
 }
 
+/// Given to librdkafka anew again and again while it is read: nothing is skipped or comes twice.
 #[test]
 fn reassigned_where_it_stands_a_partition_goes_on_exactly_there() {
     for strategy in ["cooperative-sticky", "range,roundrobin"] {
@@ -202,4 +203,77 @@ fn a_revocation_gives_a_late_question_its_time() {
     fetch.wait_for_batch_in_hand(&[id], Instant::now() + PATIENCE);
     assert!(fetch.link.lock().begun.is_empty(), "it went while its answer was on the way");
     handler.join().unwrap();
+}
+
+/// Partition 0 was read, then librdkafka went back to its start, while a question for the topic's id was on its way. The
+/// embedded broker answers none.
+fn led_back() -> (EmbeddedBroker, Ending, i64) {
+    let broker = broker();
+    let mut fetch = fetch(&broker, "range");
+    let deadline = Instant::now() + PATIENCE;
+    let next = loop {
+        assert!(Instant::now() < deadline, "nothing was read");
+        fetch.batch();
+        if let Some(next) = fetch.lanes.named("t", 0).and_then(|lane| lane.next) {
+            break next;
+        }
+    };
+    fetch.topic_ids.answered(same_id(), Instant::now());
+    fetch.topic_ids.asked();
+    let lane = fetch.lane();
+    lane.leader_epoch = Some(0);
+    assert!(lane.is_misled(0, Some(0)));
+    fetch.topic_ids.hurry();
+    (broker, fetch, next)
+}
+
+fn same_id() -> Vec<(String, TopicId)> {
+    vec![("t".to_owned(), TopicId(0, 1))]
+}
+
+impl Fetch {
+    fn lane(&mut self) -> &mut Lane {
+        self.lanes.named("t", 0).unwrap()
+    }
+
+    fn told(&mut self, answer: std::result::Result<TopicId, Code>) {
+        self.topics_answered(vec![("t".to_owned(), answer)]);
+        self.seek();
+    }
+}
+
+#[test]
+fn a_partition_that_was_led_back_waits_until_its_topic_is_known_to_be_the_same() {
+    let (_broker, mut fetch, next) = led_back();
+    fetch.told(Ok(TopicId(0, 1)));
+    assert_eq!(fetch.lane().seek, Some(next), "it was asked before");
+    fetch.topic_ids.asked();
+    fetch.told(Err(Code::TopicAuthorizationFailed));
+    assert_eq!(fetch.lane().seek, Some(next), "nobody told");
+    fetch.topic_ids.asked();
+    fetch.told(Ok(TopicId(0, 1)));
+    let deadline = Instant::now() + PATIENCE;
+    while fetch.lane().seek.is_some() {
+        assert!(Instant::now() < deadline, "it is not sought");
+        fetch.seek();
+    }
+    assert_eq!(fetch.lane().next, Some(next));
+}
+
+#[test]
+fn where_the_topic_was_made_anew_it_is_read_from_its_start() {
+    let (_broker, mut fetch, _) = led_back();
+    fetch.topics_answered(vec![("t".to_owned(), Ok(TopicId(0, 2)))]);
+    let lane = fetch.lane();
+    assert_eq!((lane.next, lane.seek, lane.awaits_id), (None, Some(0), None));
+}
+
+#[test]
+fn where_nobody_tells_it_goes_on_at_what_came() {
+    let (_broker, mut fetch, _) = led_back();
+    let id = fetch.lane().id;
+    fetch.lane().awaits_id.as_mut().unwrap().until = Instant::now();
+    fetch.seek();
+    assert_eq!((fetch.lane().next, fetch.lane().awaits_id), (None, None));
+    assert_eq!(fetch.link.lock().ledger.next_expected(id), Some(0));
 }
