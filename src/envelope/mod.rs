@@ -34,15 +34,15 @@
 
 mod cursor;
 pub(crate) mod decode;
+mod encode;
 mod history;
 mod reference;
 mod walk;
 
 use std::fmt;
 
-use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
-use serde::ser::Error as _;
-use serde::{Deserialize, Serialize, Serializer};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
@@ -50,6 +50,7 @@ use crate::error::{Error, Result};
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 pub(crate) use decode::decode_plain;
 pub(crate) use decode::{Decoded, bounded, decode, decode_item};
+use encode::encode;
 pub use history::{History, Latencies, Stage, stage_latencies};
 pub use reference::{BatchRef, Ref};
 
@@ -108,8 +109,7 @@ pub fn pack_into<T: Serialize + ?Sized>(
         return Err(Error::Limit { what: "refs of an envelope", actual: refs.len(), limit: MAX_REFS });
     }
     let before = buffer.len();
-    let envelope = Written { item, hist: WrittenLevel { svc: service, dt: at, refs: WrittenRefs(refs) } };
-    let written = serde_json::to_writer(&mut *buffer, &envelope).map_err(|source| Error::Encode { source });
+    let written = encode(buffer, service, at, item, refs).map_err(|source| Error::Encode { source });
     let bytes = buffer.len() - before;
     let fits = written.and_then(|()| match bytes {
         0..=MAX_VALUE_BYTES => Ok(()),
@@ -119,69 +119,6 @@ pub fn pack_into<T: Serialize + ?Sized>(
         buffer.truncate(before);
     }
     fits
-}
-
-#[derive(Serialize)]
-struct Written<'a, T: ?Sized> {
-    item: &'a T,
-    hist: WrittenLevel<'a>,
-}
-
-#[derive(Serialize)]
-struct WrittenLevel<'a> {
-    svc: &'a str,
-    #[serde(serialize_with = "whole_seconds")]
-    dt: DateTime<Utc>,
-    refs: WrittenRefs<'a>,
-}
-
-/// By hand: chrono reads its format anew for each time, which was a fifth of packing.
-fn whole_seconds<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
-    let year @ 0..=9999 = at.year() else {
-        return serializer.collect_str(&at.format("%Y-%m-%dT%H:%M:%S+00:00"));
-    };
-    let mut text = *b"0000-00-00T00:00:00+00:00";
-    let pairs = [
-        (0, year.unsigned_abs() / 100),
-        (2, year.unsigned_abs() % 100),
-        (5, at.month()),
-        (8, at.day()),
-        (11, at.hour()),
-        (14, at.minute()),
-        (17, at.second()),
-    ];
-    for (place, number) in pairs {
-        text[place] += (number / 10) as u8;
-        text[place + 1] += (number % 10) as u8;
-    }
-    serializer.serialize_str(std::str::from_utf8(&text).map_err(S::Error::custom)?)
-}
-
-struct WrittenRefs<'a>(&'a [Ref]);
-
-impl Serialize for WrittenRefs<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(WrittenRef::new))
-    }
-}
-
-#[derive(Serialize)]
-struct WrittenRef<'a> {
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-    key: Option<&'a str>,
-    hist: Option<&'a History>,
-}
-
-impl<'a> WrittenRef<'a> {
-    fn new(from: &'a Ref) -> Self {
-        let hist = from.history.as_ref().filter(|history| !history.is_too_long());
-        if hist.is_none() && from.history.is_some() {
-            log::warn!("the history of {from} is too long: left out");
-        }
-        Self { topic: &from.topic, partition: from.partition, offset: from.offset, key: from.key.as_deref(), hist }
-    }
 }
 
 /// Reads an envelope, without copying anything of it.
@@ -261,27 +198,5 @@ impl fmt::Debug for Envelope<'_> {
             .field("history_bytes", &self.history.map(str::len))
             .field("history_dropped", &self.truncated)
             .finish()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_as_chrono_writes_them() {
-        let seconds =
-            [0, 1, 59, 951_782_399, 951_868_800, 1_767_323_045, 4_102_444_799, 253_402_300_799, 253_402_300_800, -1];
-        let long_ago = [-62_167_219_200, -62_167_219_201, -99_999_999_999];
-        for second in seconds.into_iter().chain(long_ago) {
-            let at = DateTime::from_timestamp(second, 999_999_999).unwrap();
-            let mut value = Vec::new();
-            pack_into(&mut value, "s", at, &0, &[]).unwrap();
-            let wanted = at.format("%Y-%m-%dT%H:%M:%S+00:00");
-            assert_eq!(
-                String::from_utf8(value).unwrap(),
-                format!(r#"{{"item":0,"hist":{{"svc":"s","dt":"{wanted}","refs":[]}}}}"#)
-            );
-        }
     }
 }

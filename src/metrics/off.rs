@@ -117,7 +117,7 @@ impl ProducerMeter {
         Statistics(())
     }
 
-    pub(crate) fn reported(&self, _: &str, _: Option<Fault<'_>>) {}
+    pub(crate) fn reported<'a>(&self, _: impl FnOnce() -> &'a str, _: Option<Fault<'_>>) {}
 
     pub(crate) fn tell(&self, _: usize) {}
 

@@ -57,8 +57,9 @@ impl ProducerMeter {
     }
 
     /// A record has its delivery report. Told with the next [`ProducerMeter::tell`].
-    pub(crate) fn reported(&self, topic: &str, failed: Option<Fault<'_>>) {
+    pub(crate) fn reported<'a>(&self, topic: impl FnOnce() -> &'a str, failed: Option<Fault<'_>>) {
         let Some(handles) = &self.0 else { return };
+        let topic = topic();
         let failed = failed.map(Fault::kind);
         let mut state = handles.lock();
         let State { topics, last, .. } = &mut *state;

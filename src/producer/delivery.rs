@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
+use smallvec::{SmallVec, smallvec};
 
 use super::threads::CLOSE;
 use super::{FLUSH_ON_DROP, Inner};
@@ -53,12 +54,13 @@ pub(super) struct Failure {
 
 impl Failure {
     /// The record never left this process.
-    pub(super) fn not_sent(error: KafkaError) -> Self {
-        Self { error, possibly_persisted: false }
+    pub(super) fn not_sent(error: KafkaError) -> Box<Self> {
+        Box::new(Self { error, possibly_persisted: false })
     }
 }
 
-pub(super) type Outcome = Result<Delivery, Failure>;
+/// Kept small: most are good, and glibc frees what is larger than 120 bytes of another thread's under a lock.
+pub(super) type Outcome = Result<Delivery, Box<Failure>>;
 
 /// The records of one call, and what is known of each.
 pub(super) struct Tracker {
@@ -69,9 +71,9 @@ pub(super) struct Tracker {
 struct State {
     /// How many outcomes are still to come.
     left: usize,
-    outcomes: Vec<Option<Outcome>>,
+    outcomes: SmallVec<[Option<Outcome>; 1]>,
     /// How many threads wait. To wake nobody takes a system call, too.
-    waiting: usize,
+    waiting: u32,
     waker: Option<Waker>,
     /// Nobody will ask.
     abandoned: bool,
@@ -80,9 +82,10 @@ struct State {
 }
 
 impl Tracker {
-    pub(super) fn new(records: usize) -> Arc<Self> {
-        let outcomes = vec![None; records];
-        let state = State { left: records, outcomes, waiting: 0, waker: None, abandoned: false, span: Span::default() };
+    /// The span ends once every record is settled.
+    pub(super) fn new(records: usize, span: Span) -> Arc<Self> {
+        let outcomes = smallvec![None; records];
+        let state = State { left: records, outcomes, waiting: 0, waker: None, abandoned: false, span };
         Arc::new(Self { state: Mutex::new(state), done: Condvar::new() })
     }
 
@@ -90,14 +93,9 @@ impl Tracker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the span once every record is settled.
-    pub(super) fn trace(&self, span: Span) {
-        self.lock().span = span;
-    }
-
     /// Says what became of a record. Answers a failure that nobody will ask for.
     #[must_use]
-    pub(super) fn settle(&self, index: usize, outcome: Outcome) -> Option<Failure> {
+    pub(super) fn settle(&self, index: usize, outcome: Outcome) -> Option<Box<Failure>> {
         let mut state = self.lock();
         let unclaimed = if state.abandoned { outcome.as_ref().err().cloned() } else { None };
         let State { left, outcomes, span, .. } = &mut *state;
@@ -165,7 +163,7 @@ impl Tracker {
     }
 
     /// What is known to have failed by now.
-    pub(super) fn failures(&self) -> Vec<(usize, Failure)> {
+    pub(super) fn failures(&self) -> Vec<(usize, Box<Failure>)> {
         let state = self.lock();
         let failure = |(index, outcome): (usize, &Option<Outcome>)| Some((index, outcome.as_ref()?.clone().err()?));
         state.outcomes.iter().enumerate().filter_map(failure).collect()
@@ -192,8 +190,8 @@ impl Tracker {
 }
 
 /// A record of which nothing is known, because the client is gone.
-fn lost() -> Failure {
-    Failure { error: KafkaError::Canceled, possibly_persisted: true }
+fn lost() -> Box<Failure> {
+    Box::new(Failure { error: KafkaError::Canceled, possibly_persisted: true })
 }
 
 /// What goes with a record through librdkafka.
@@ -312,7 +310,8 @@ impl ProducerContext for Context {
                 if let Some(refusal) = right.filter(|refusal| refusal.kind == RefusalKind::Topic) {
                     self.trouble.refusals.met(refusal);
                 }
-                Err(Failure { error: error.clone(), possibly_persisted: native::possibly_persisted(message) })
+                let possibly_persisted = native::possibly_persisted(message);
+                Err(Box::new(Failure { error: error.clone(), possibly_persisted }))
             }
         };
         self.settled();
@@ -321,9 +320,9 @@ impl ProducerContext for Context {
         }
         // Last: an exporter is foreign code, and may panic.
         match result {
-            Ok(message) => self.meter.reported(message.topic(), None),
+            Ok(message) => self.meter.reported(|| message.topic(), None),
             Err((error, message)) => {
-                self.meter.reported(message.topic(), Some(Fault::Code(error.rdkafka_error_code())));
+                self.meter.reported(|| message.topic(), Some(Fault::Code(error.rdkafka_error_code())));
             }
         }
     }
@@ -332,13 +331,13 @@ impl ProducerContext for Context {
 /// The error of a call of which records failed. `places` are those of the outcomes in the batch.
 pub(super) fn not_delivered(
     total: usize,
-    mut failures: Vec<(usize, Failure)>,
+    mut failures: Vec<(usize, Box<Failure>)>,
     fatal: bool,
     refusals: &Standing,
 ) -> Error {
     // What a refusal brings about: records that cannot be sent, until their time is up or the client is beyond use.
     // A topic's right fails its own messages alone, and by its own code.
-    let is_why = |refusal: &Refusal, (_, failure): &(usize, Failure)| {
+    let is_why = |refusal: &Refusal, (_, failure): &(usize, Box<Failure>)| {
         let Some(code) = failure.error.rdkafka_error_code() else { return false };
         let waited = [Code::MessageTimedOut, Code::PurgeQueue, Code::PurgeInflight, Code::Fatal];
         let own = Refusal::of_right(code, "").map(|own| own.kind);
@@ -360,8 +359,8 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    pub(super) fn new(tracker: &Arc<Tracker>, context: &Arc<Context>) -> Self {
-        Self { tracker: Arc::clone(tracker), context: Arc::clone(context) }
+    pub(super) fn new(tracker: Arc<Tracker>, context: &Arc<Context>) -> Self {
+        Self { tracker, context: Arc::clone(context) }
     }
 
     /// Whether every record is settled, else the task is woken then.

@@ -1,6 +1,7 @@
 //! The producer's waiting calls as futures.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 #[cfg(feature = "stream")]
 use std::time::Duration;
 
@@ -112,9 +113,8 @@ impl Producer {
                 span.failed(Fault::Error(&error));
                 return Err(error);
             }
-            let tracker = Tracker::new(1);
-            tracker.trace(span);
-            let claim = Claim::new(&tracker, self.inner.client.context());
+            let tracker = Tracker::new(1, span);
+            let claim = Claim::new(Arc::clone(&tracker), self.inner.client.context());
             if let Err(error) = self.inner.enqueue_async(record.native(Entry::new(&tracker, 0), trace)).await {
                 let _ = tracker.settle(0, Err(Failure::not_sent(error)));
             }
@@ -134,7 +134,7 @@ impl Inner {
     ) -> Result<(Submitted, Claim)> {
         let mut sending = self.begin(topic, messages, oversize)?;
         // From the first record on: the future may be dropped between two.
-        let claim = Claim::new(&sending.submitted.tracker, self.client.context());
+        let claim = Claim::new(Arc::clone(&sending.submitted.tracker), self.client.context());
         while let Some(record) = sending.next() {
             if let Err(error) = self.enqueue_async(record).await {
                 sending.refused(error);

@@ -146,7 +146,7 @@ impl Producer {
     pub fn send<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Pending> {
         let one = std::slice::from_ref(message);
         let Submitted { tracker, .. } = self.inner.submit(topic, one, Oversize::Refuse)?;
-        Ok(self.pending(Claim::new(&tracker, self.inner.client.context())))
+        Ok(self.pending(Claim::new(tracker, self.inner.client.context())))
     }
 
     /// Hands a record to the client as it is and returns. Waits only while the queue is full. What is too large
@@ -159,12 +159,11 @@ impl Producer {
         self.inner.usable()?;
         let (span, injected) = self.inner.trace(&record);
         let trace = injected.of(record.carried());
-        let tracker = Tracker::new(1);
-        tracker.trace(span);
+        let tracker = Tracker::new(1, span);
         if let Err(error) = self.inner.enqueue(record.native(Entry::new(&tracker, 0), trace), self.inner.patience) {
             let _ = tracker.settle(0, Err(Failure::not_sent(error)));
         }
-        Ok(self.pending(Claim::new(&tracker, self.inner.client.context())))
+        Ok(self.pending(Claim::new(tracker, self.inner.client.context())))
     }
 
     fn pending(&self, claim: Claim) -> Pending {

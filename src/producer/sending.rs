@@ -7,6 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use rdkafka::error::KafkaError;
 use serde::Serialize;
+use smallvec::SmallVec;
 
 use super::NativeRecord;
 use super::delivery::{Entry, Failure, Tracker, is_full};
@@ -15,7 +16,7 @@ use crate::envelope::pack_into;
 use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::message::{Message, Oversize, check_header_names, wire_size};
-use crate::otel::{Injected, Tracing};
+use crate::otel::{Injected, Span, Tracing};
 
 /// A buffer that held a huge batch is given back to the allocator down to this size.
 pub(super) const KEEP_BYTES: usize = 4 << 20;
@@ -62,7 +63,7 @@ pub(super) struct Sending<'a, T> {
     topic: &'a str,
     messages: &'a [Message<T>],
     buffer: Buffer,
-    written: Vec<Written>,
+    written: SmallVec<[Written; 1]>,
     injected: Injected,
     /// How many of them were handed out.
     taken: usize,
@@ -73,7 +74,7 @@ pub(super) struct Sending<'a, T> {
 pub(super) struct Submitted {
     pub(super) tracker: Arc<Tracker>,
     /// The tracker's records by their places in the batch.
-    pub(super) places: Vec<usize>,
+    pub(super) places: SmallVec<[usize; 1]>,
     pub(super) skipped: Vec<usize>,
 }
 
@@ -87,16 +88,8 @@ impl<'a, T: Serialize> Sending<'a, T> {
     ) -> Result<Self> {
         let count = Some(messages.len()).filter(|count| *count != 1);
         let (mut span, injected) = tracing.send(Some(topic), count, messages.iter().map(Message::carried));
-        match Self::write(writer, topic, messages, oversize, injected) {
-            Ok(sending) => {
-                sending.submitted.tracker.trace(span);
-                Ok(sending)
-            }
-            Err(error) => {
-                span.failed(Fault::Error(&error));
-                Err(error)
-            }
-        }
+        Self::write(writer, topic, messages, oversize, injected, &mut span)
+            .inspect_err(|error| span.failed(Fault::Error(error)))
     }
 
     fn write(
@@ -105,11 +98,12 @@ impl<'a, T: Serialize> Sending<'a, T> {
         messages: &'a [Message<T>],
         oversize: Oversize,
         injected: Injected,
+        span: &mut Span,
     ) -> Result<Self> {
         let mut buffer = Buffer::take();
         let at = Utc::now();
-        let mut written = Vec::with_capacity(messages.len());
-        let (mut places, mut skipped) = (Vec::with_capacity(messages.len()), Vec::new());
+        let mut written = SmallVec::with_capacity(messages.len());
+        let (mut places, mut skipped) = (SmallVec::with_capacity(messages.len()), Vec::new());
         for (place, message) in messages.iter().enumerate() {
             let one = writer.write(&mut buffer, at, message, &injected)?;
             let (bytes, limit) = (one.bytes, writer.limit);
@@ -127,7 +121,8 @@ impl<'a, T: Serialize> Sending<'a, T> {
             buffer.truncate(one.value.start);
             skipped.push(place);
         }
-        let submitted = Submitted { tracker: Tracker::new(written.len()), places, skipped };
+        let tracker = Tracker::new(written.len(), std::mem::take(span));
+        let submitted = Submitted { tracker, places, skipped };
         Ok(Self { topic, messages, buffer, written, injected, taken: 0, submitted })
     }
 }

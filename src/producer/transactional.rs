@@ -11,6 +11,7 @@ use super::flusher::Request;
 use super::{Client, Producer, RawRecord, Writer};
 use crate::error::Error;
 use crate::native;
+use crate::otel::Span;
 use crate::refusal::Standing;
 use crate::trace_context::Carried;
 
@@ -31,7 +32,7 @@ impl InFlight {
     /// their own.
     pub(crate) fn error(&self) -> Option<Error> {
         // An aborted transaction's records do not count, wherever they stand.
-        let own = |(index, failure): (usize, Failure)| {
+        let own = |(index, failure): (usize, Box<Failure>)| {
             (!is_purged(&failure.error)).then(|| (index, Failure::not_sent(failure.error)))
         };
         let failures: Vec<_> = self.tracker.failures().into_iter().filter_map(own).collect();
@@ -71,11 +72,12 @@ impl Producer {
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,
     {
-        let tracker = Tracker::new(records.len());
         // They have been made with the context of what was current then.
-        if records.len() > 0 {
-            tracker.trace(self.inner.tracing.send(None, Some(records.len()), [Carried::Given(None)].into_iter()).0);
-        }
+        let span = match records.len() {
+            0 => Span::default(),
+            some => self.inner.tracing.send(None, Some(some), [Carried::Given(None)].into_iter()).0,
+        };
+        let tracker = Tracker::new(records.len(), span);
         let mut refused = false;
         for (index, record) in records.enumerate() {
             let outcome = match refused {
