@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::consumer::ledger::{Epoch, PartitionId};
 use crate::consumer::progress::Progress;
+use crate::consumer::topic_ids::TopicIds;
 use crate::metrics::PartitionMeter;
 
 /// An owned partition.
@@ -43,15 +44,15 @@ pub(super) struct Lane {
     pub(super) meter: PartitionMeter,
 }
 
-/// How long a topic's id is waited for: two questions.
-const ID_PATIENCE: Duration = Duration::from_secs(20);
+/// So many questions for a topic's id may stay without it.
+const MOST_QUESTIONS: u32 = 3;
 
 /// A seek that waits for the topic's id.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct AwaitsId {
-    /// The offset that came instead of the next one, at which it goes on where nobody tells the id.
-    pub(super) came: i64,
-    pub(super) until: Instant,
+    /// The offset that came instead of the next one.
+    came: i64,
+    unanswered: u32,
 }
 
 /// Where the reading of a partition began, until that is compared with where it should have.
@@ -136,17 +137,26 @@ impl Lane {
     /// just after its services had joined, to the log's start. Where the log was cut off, what comes instead is of a later
     /// epoch than all that was taken; the seek tells the epoch, and leads there. The log of a topic made anew begins with
     /// low epochs again: so the topic's id is waited for.
-    pub(super) fn is_misled(&mut self, offset: i64, leader_epoch: Option<i32>) -> bool {
+    pub(super) fn is_misled(&mut self, ids: &mut TopicIds, offset: i64, leader_epoch: Option<i32>) -> bool {
         let is_before = self.next.is_some_and(|next| offset < next);
         let is_known = leader_epoch.is_some() && leader_epoch <= self.leader_epoch;
-        let is_misled = is_before && is_known && self.misled != self.next;
+        let is_misled = is_before && is_known && self.misled != self.next && ids.knows(&self.topic);
         if is_misled {
             let (topic, partition) = (&self.topic, self.partition);
             log::debug!("{topic}:{partition}: {offset} comes again instead of {:?}, which is sought once", self.next);
             (self.misled, self.seek, self.seek_epoch) = (self.next, self.next, self.leader_epoch);
-            self.awaits_id = Some(AwaitsId { came: offset, until: Instant::now() + ID_PATIENCE });
+            self.awaits_id = Some(AwaitsId { came: offset, unanswered: 0 });
+            ids.hurry();
         }
         is_misled
+    }
+
+    /// A question for the ids of topics was answered without this one's. Returns where it goes on if it has waited for long
+    /// enough: at what came, whatever that repeats.
+    pub(super) fn id_untold(&mut self) -> Option<i64> {
+        let awaits = self.awaits_id.as_mut()?;
+        awaits.unanswered += 1;
+        (awaits.unanswered >= MOST_QUESTIONS).then_some(awaits.came)
     }
 
     /// It need not be sought any more. Where the seek was to look whether the log lost its end, the next start does.
@@ -228,6 +238,7 @@ impl Lanes {
 mod tests {
     use super::*;
     use crate::consumer::ledger::Ledger;
+    use crate::native::TopicId;
 
     #[test]
     fn a_start_is_looked_at_once_and_only_where_the_leader_changed() {
@@ -266,21 +277,27 @@ mod tests {
         let id = ledger.id("t", 0);
         ledger.assigned(id);
         let mut lane = Lane::new(id, ledger.epoch(id).unwrap(), "t".into(), 0, Progress::new(Instant::now(), None));
-        assert!(!lane.is_misled(5, Some(3)), "a start");
+        let mut ids = TopicIds::default();
         (lane.next, lane.leader_epoch) = (Some(10), Some(3));
-        assert!(!lane.is_misled(10, Some(3)), "the next one");
-        assert!(!lane.is_misled(9, Some(4)), "the log lost its end, and has another");
-        assert!(!lane.is_misled(9, None), "nobody knows");
-        assert!(lane.is_misled(5, Some(2)));
+        assert!(!lane.is_misled(&mut ids, 5, Some(3)), "nobody could tell whether the topic is another");
+        lane.next = None;
+        ids.answered(vec![("t".to_owned(), TopicId(0, 1))], Instant::now());
+        assert!(!lane.is_misled(&mut ids, 5, Some(3)), "a start");
+        (lane.next, lane.leader_epoch) = (Some(10), Some(3));
+        assert!(!lane.is_misled(&mut ids, 10, Some(3)), "the next one");
+        assert!(!lane.is_misled(&mut ids, 9, Some(4)), "the log lost its end, and has another");
+        assert!(!lane.is_misled(&mut ids, 9, None), "nobody knows");
+        assert!(lane.is_misled(&mut ids, 5, Some(2)));
         assert_eq!((lane.seek, lane.seek_epoch), (Some(10), Some(3)));
-        assert_eq!(lane.awaits_id.map(|wait| wait.came), Some(5), "the topic may be another");
-        assert!(!lane.is_misled(5, Some(2)), "that is what the log has");
+        assert_eq!(lane.awaits_id.map(|awaits| awaits.came), Some(5), "the topic may be another");
+        assert!(ids.is_outdated(), "what is asked from now on tells");
+        assert!(!lane.is_misled(&mut ids, 5, Some(2)), "that is what the log has");
         (lane.next, lane.leader_epoch) = (Some(20), Some(4));
-        assert!(lane.is_misled(0, Some(0)));
+        assert!(lane.is_misled(&mut ids, 0, Some(0)));
         lane.stay();
         assert_eq!(lane.awaits_id, None);
         (lane.next, lane.leader_epoch) = (Some(30), None);
-        assert!(!lane.is_misled(9, Some(4)), "nobody knows");
+        assert!(!lane.is_misled(&mut ids, 9, Some(4)), "nobody knows");
     }
 
     #[test]

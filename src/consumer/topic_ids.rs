@@ -10,6 +10,8 @@ use crate::native::TopicId;
 
 /// Until the next look. What a topic made anew got handled in that time is handled again.
 pub(super) const INTERVAL: Duration = Duration::from_secs(5);
+/// The same while a partition waits for its topic's id.
+pub(super) const SHORT_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct TopicIds {
@@ -29,9 +31,14 @@ impl TopicIds {
         self.known.contains_key(topic)
     }
 
-    /// Whether to ask now. The answer is to be given to [`TopicIds::answered`].
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        !self.asked && self.at.is_none_or(|at| now.duration_since(at) >= INTERVAL)
+    /// Whether to ask now, so long after the last answer. The answer is to be given to [`TopicIds::answered`].
+    pub(super) fn is_due(&self, now: Instant, interval: Duration) -> bool {
+        !self.asked && self.at.is_none_or(|at| now.duration_since(at) >= interval)
+    }
+
+    /// Whether an answer is still to come.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
     }
 
     pub(super) fn asked(&mut self) {
@@ -73,19 +80,19 @@ mod tests {
     fn another_id_is_told_once() {
         let (mut ids, start) = (TopicIds::default(), Instant::now());
         let answer = |id| vec![("t".to_owned(), TopicId(0, id)), ("other".to_owned(), TopicId(0, 9))];
-        assert!(ids.is_due(start));
+        assert!(ids.is_due(start, INTERVAL));
         ids.asked();
-        assert!(!ids.is_due(start + INTERVAL), "one question at a time");
+        assert!(!ids.is_due(start + INTERVAL, INTERVAL), "one question at a time");
         assert!(!ids.knows("t"));
         assert!(ids.answered(answer(1), start).is_empty());
         assert!(ids.knows("t"));
-        assert!(!ids.is_due(start) && ids.is_due(start + INTERVAL));
+        assert!(!ids.is_due(start, INTERVAL) && ids.is_due(start + INTERVAL, INTERVAL));
         assert_eq!(ids.answered(answer(2), start), ["t"]);
         assert!(ids.answered(Vec::new(), start).is_empty(), "no answer, no news");
         assert!(ids.answered(answer(2), start).is_empty());
         assert!(ids.answered(answer(1), start).is_empty(), "a broker that is behind");
         ids.hurry();
-        assert!(ids.is_due(start));
+        assert!(ids.is_due(start, INTERVAL));
     }
 
     #[test]
@@ -94,9 +101,9 @@ mod tests {
         ids.asked();
         assert!(!ids.is_outdated());
         ids.hurry();
-        assert!(ids.is_outdated() && !ids.is_due(start), "one question at a time");
+        assert!(ids.is_outdated() && !ids.is_due(start, INTERVAL), "one question at a time");
         assert!(ids.answered(Vec::new(), start).is_empty());
-        assert!(ids.is_due(start));
+        assert!(ids.is_due(start, INTERVAL));
         ids.asked();
         assert!(!ids.is_outdated());
     }

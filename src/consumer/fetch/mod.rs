@@ -505,6 +505,11 @@ impl Fetch {
             for (topic, _) in &ids {
                 self.lanes.of_topic(topic).for_each(|lane| lane.awaits_id = None);
             }
+            let untold = |lane: &mut Lane| Some((lane.id, lane.id_untold()?));
+            let untold: Vec<_> = self.lanes.out_of_place().filter_map(untold).collect();
+            if !untold.is_empty() {
+                self.rewind(untold, "librdkafka went back to there, and nobody tells whether the topic is the same");
+            }
         }
         for topic in self.topic_ids.answered(ids, Instant::now()) {
             self.made_anew(&topic);

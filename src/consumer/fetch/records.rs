@@ -17,6 +17,7 @@ use crate::consumer::fetch::{Fetch, is_of_topic};
 use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::ready::Ready;
+use crate::consumer::topic_ids;
 use crate::message::arena::{Arena, NewRecord, Source, TimestampType, encode_header};
 use crate::native::{self, Taken};
 use crate::refusal::{Refusal, RefusalKind};
@@ -49,7 +50,9 @@ struct Run {
 
 impl Fetch {
     pub(super) fn ask_topic_ids(&mut self) {
-        if !self.topic_ids.is_due(Instant::now()) {
+        let is_awaited = self.lanes.out_of_place().any(|lane| lane.awaits_id.is_some());
+        let interval = if is_awaited { topic_ids::SHORT_INTERVAL } else { topic_ids::INTERVAL };
+        if !self.topic_ids.is_due(Instant::now(), interval) {
             return;
         }
         // The refused ones, too: an answer tells that they are so no more.
@@ -78,12 +81,6 @@ impl Fetch {
     /// Puts partitions whose position is wrong right again.
     pub(super) fn seek(&mut self) {
         let now = Instant::now();
-        let given_up =
-            |lane: &mut Lane| lane.awaits_id.filter(|wait| wait.until <= now).map(|wait| (lane.id, wait.came));
-        let given_up: Vec<_> = self.lanes.out_of_place().filter_map(given_up).collect();
-        if !given_up.is_empty() {
-            self.rewind(given_up);
-        }
         let is_due = |lane: &&mut Lane| lane.awaits_id.is_none() && lane.seek_at.is_none_or(|at| at <= now);
         for lane in self.lanes.out_of_place().filter(is_due) {
             let Some(offset) = lane.seek else { continue };
@@ -197,8 +194,7 @@ impl Fetch {
                 return;
             }
             if lane.next.is_some_and(|next| offset < next) {
-                if topic_ids.knows(&lane.topic) && lane.is_misled(offset, leader_epoch) {
-                    topic_ids.hurry();
+                if lane.is_misled(topic_ids, offset, leader_epoch) {
                     return;
                 }
                 lane.seek = Some(offset);
@@ -254,7 +250,7 @@ impl Fetch {
             }
         }
         if !rewound.is_empty() {
-            self.rewind(rewound);
+            self.rewind(rewound, "the log lost its end, or the topic was made anew");
         }
         if !self.gaps.is_empty() {
             let mut gaps = std::mem::take(&mut self.gaps);
@@ -268,7 +264,7 @@ impl Fetch {
     }
 
     /// Partitions start again at these offsets: what was delivered of them is void.
-    fn rewind(&mut self, partitions: Vec<(PartitionId, i64)>) {
+    pub(super) fn rewind(&mut self, partitions: Vec<(PartitionId, i64)>, why: &str) {
         let mut state = self.link.lock();
         let mut told = Vec::new();
         for (id, offset) in partitions {
@@ -281,10 +277,7 @@ impl Fetch {
         drop(state);
         for (name, offset, expected) in told {
             let (topic, partition, expected) = (&*name.topic, name.partition, expected.unwrap_or_default());
-            log::warn!(
-                "{topic}:{partition} starts again at {offset}, {expected} was expected: the log lost its end, or the \
-                 topic was made anew"
-            );
+            log::warn!("{topic}:{partition} starts again at {offset}, {expected} was expected: {why}");
         }
     }
 

@@ -78,7 +78,7 @@ impl Fetch {
         }
     }
 
-    /// Asks for the topics, which any broker tells. Where one does, and this member is not back some time later, the client
+    /// Asks for the topics, which brokers tell. Where one does, and this member is not back some time later, the client
     /// is replaced. Nothing that only the group's coordinator can answer is asked: librdkafka ends the process where that
     /// times out and the coordinator comes back later (its pull request 5397).
     pub(super) fn serve_exile(&mut self) {
@@ -96,7 +96,10 @@ impl Fetch {
         exile.look_at = now + self.options.max_poll_interval;
         if exile.renew_at.take().is_none() {
             exile.is_asked = true;
-            self.reader.ask_topic_ids(exile.topics.iter().map(String::as_str));
+            if !self.topic_ids.is_asked() {
+                self.reader.ask_topic_ids(exile.topics.iter().map(String::as_str));
+                self.topic_ids.asked();
+            }
         } else if self.lanes.iter().next().is_none() && !self.is_refused() && self.link.lock().fatal.is_none() {
             self.renew();
         }
