@@ -3,8 +3,6 @@
 //! Keys are written as they stand: serde would look each of them up for characters to escape, which was a third of writing
 //! the history of a message with one ref.
 
-use std::io::Write as _;
-
 use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
 use serde::Serialize;
 
@@ -21,7 +19,7 @@ pub(super) fn encode<T: Serialize + ?Sized>(
     member(buffer, "{\"item\":", item)?;
     member(buffer, ",\"hist\":{\"svc\":", service)?;
     text(buffer, ",\"dt\":\"");
-    whole_seconds(buffer, at)?;
+    whole_seconds(buffer, at);
     text(buffer, "\",\"refs\":[");
     for (place, from) in refs.iter().enumerate() {
         text(buffer, if place == 0 { "" } else { "," });
@@ -57,9 +55,9 @@ fn member<T: Serialize + ?Sized>(buffer: &mut Vec<u8>, before: &str, value: &T) 
 }
 
 /// By hand: chrono reads its format anew for each time, which was a fifth of packing.
-fn whole_seconds(buffer: &mut Vec<u8>, at: DateTime<Utc>) -> serde_json::Result<()> {
+fn whole_seconds(buffer: &mut Vec<u8>, at: DateTime<Utc>) {
     let year @ 0..=9999 = at.year() else {
-        return write!(buffer, "{}", at.format("%Y-%m-%dT%H:%M:%S+00:00")).map_err(serde_json::Error::io);
+        return text(buffer, &at.format("%Y-%m-%dT%H:%M:%S+00:00").to_string());
     };
     let mut digits = *b"0000-00-00T00:00:00+00:00";
     let pairs = [
@@ -76,7 +74,6 @@ fn whole_seconds(buffer: &mut Vec<u8>, at: DateTime<Utc>) -> serde_json::Result<
         digits[place + 1] += (number % 10) as u8;
     }
     buffer.extend_from_slice(&digits);
-    Ok(())
 }
 
 #[cfg(test)]

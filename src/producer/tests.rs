@@ -440,7 +440,7 @@ fn a_refused_topic_is_not_why_other_messages_are_late() {
 
 /// What glibc frees without a lock where another thread does it. Reports are taken by a thread of its own.
 #[test]
-#[cfg(target_pointer_width = "64")]
+#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 fn what_is_kept_of_a_message_on_its_way_is_small() {
     let counts = 2 * size_of::<usize>();
     assert!(counts + size_of::<Tracker>() <= 120, "{}", counts + size_of::<Tracker>());
