@@ -4,7 +4,6 @@
 //! (librdkafka #4844), and at the next rebalance records would be skipped. So such a partition is sought to its true next
 //! offset before anything more of it is taken.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +16,9 @@ use crate::consumer::fetch::{Fetch, is_of_topic};
 use crate::consumer::lanes::Lane;
 use crate::consumer::ledger::{Ledger, PartitionId};
 use crate::consumer::ready::Ready;
-use crate::consumer::topic_ids;
 use crate::message::arena::{Arena, NewRecord, Source, TimestampType, encode_header};
 use crate::native::{self, Taken};
-use crate::refusal::{Refusal, RefusalKind};
+use crate::refusal::Refusal;
 
 /// The most records taken at once, so that a huge `batch_size` needs no huge list of pointers.
 const CHUNK: usize = 1_024;
@@ -49,35 +47,6 @@ struct Run {
 }
 
 impl Fetch {
-    pub(super) fn ask_topic_ids(&mut self) {
-        let is_awaited = self.lanes.out_of_place().any(|lane| lane.awaits_id.is_some());
-        let interval = if is_awaited { topic_ids::SHORT_INTERVAL } else { topic_ids::INTERVAL };
-        if !self.topic_ids.is_due(Instant::now(), interval) {
-            return;
-        }
-        // The refused ones, too: an answer tells that they are so no more.
-        let refusals = self.refusals().all();
-        let refused = refusals.iter().filter(|refusal| refusal.kind == RefusalKind::Topic);
-        let refused = refused.filter_map(|refusal| refusal.subject.as_deref());
-        let topics: BTreeSet<_> = self.lanes.topics().chain(refused).collect();
-        if !topics.is_empty() {
-            self.reader.ask_topic_ids(topics.into_iter());
-            self.topic_ids.asked();
-        }
-    }
-
-    /// What was delivered of the topic is void, and its partitions are read from the start.
-    pub(super) fn made_anew(&mut self, topic: &str) {
-        log::warn!("topic {topic} was deleted and made anew: it is read from its start");
-        let mut state = self.link.lock();
-        // Those too whose revocation is under way.
-        state.ledger.made_anew(topic);
-        for lane in self.lanes.of_topic(topic) {
-            state.stopped.retain(|(id, ..)| *id != lane.id);
-            lane.restart(state.ledger.epoch(lane.id).unwrap_or(lane.epoch), 0);
-        }
-    }
-
     /// Puts partitions whose position is wrong right again.
     pub(super) fn seek(&mut self) {
         let now = Instant::now();
@@ -261,24 +230,6 @@ impl Fetch {
             self.check_starts();
         }
         count
-    }
-
-    /// Partitions start again at these offsets: what was delivered of them is void.
-    pub(super) fn rewind(&mut self, partitions: Vec<(PartitionId, i64)>, why: &str) {
-        let mut state = self.link.lock();
-        let mut told = Vec::new();
-        for (id, offset) in partitions {
-            told.push((state.ledger.name(id).clone(), offset, state.ledger.next_expected(id)));
-            state.ledger.rewound(id, offset);
-            if let (Some(lane), Some(epoch)) = (self.lanes.get_mut(id), state.ledger.epoch(id)) {
-                lane.restart(epoch, offset);
-            }
-        }
-        drop(state);
-        for (name, offset, expected) in told {
-            let (topic, partition, expected) = (&*name.topic, name.partition, expected.unwrap_or_default());
-            log::warn!("{topic}:{partition} starts again at {offset}, {expected} was expected: {why}");
-        }
     }
 
     /// librdkafka goes on by itself after most of these, and the partition is sought to where it was.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use super::rebalance::ANSWERS;
 use super::watch::Restart;
 use super::*;
+use crate::consumer::lanes::Lane;
 use crate::consumer::link::Begun;
 use crate::message::Message;
+use crate::native::TopicId;
 use crate::producer::Producer;
 use crate::settings::Settings;
 use crate::testing::EmbeddedBroker;
