@@ -1,7 +1,7 @@
 //! From an item and its refs to an envelope's text.
 //!
-//! Keys are written as they stand: serde would look each of them up for characters to escape, which was a third of writing
-//! the history of a message with one ref.
+//! Keys are written as they stand: serde would look through each of them for characters to escape, which was a third of
+//! packing a message with one ref.
 
 use chrono::{DateTime, Datelike as _, Timelike as _, Utc};
 use serde::Serialize;

@@ -74,7 +74,7 @@ fn header((name, value): &NewHeader) -> (&str, Option<&[u8]>) {
 impl<T> Message<T> {
     /// A message made from nothing, with a fresh UUID (version 4) as its id.
     pub fn new(payload: T) -> Self {
-        let id = Uuid::new_v4().hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned();
+        let id = Uuid::new_v4().to_string();
         Self { id, payload, refs: Vec::new(), headers: Vec::new(), trace: None, partition: None, timestamp: None }
     }
 

@@ -93,13 +93,15 @@ impl Fetch {
             self.exile = None;
             return;
         }
+        if exile.renew_at.is_none() && self.topic_ids.is_asked() {
+            // One question at a time: whose answer it was could not be told.
+            return;
+        }
         exile.look_at = now + self.options.max_poll_interval;
         if exile.renew_at.take().is_none() {
             exile.is_asked = true;
-            if !self.topic_ids.is_asked() {
-                self.reader.ask_topic_ids(exile.topics.iter().map(String::as_str));
-                self.topic_ids.asked();
-            }
+            self.reader.ask_topic_ids(exile.topics.iter().map(String::as_str));
+            self.topic_ids.asked();
         } else if self.lanes.iter().next().is_none() && !self.is_refused() && self.link.lock().fatal.is_none() {
             self.renew();
         }
