@@ -9,15 +9,18 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
+use rdkafka::util::IntoOpaque as _;
 
 type Callback = Box<dyn Fn() + Send + Sync>;
 
@@ -588,6 +591,145 @@ pub(crate) fn main_events<C: ClientContext>(client: &Client<C>) -> usize {
         let length = rd::rd_kafka_queue_length(queue);
         rd::rd_kafka_queue_destroy(queue);
         length
+    }
+}
+
+/// Whether an error has put the client beyond use.
+pub(crate) fn is_fatal<C: ClientContext>(client: &Client<C>) -> bool {
+    // SAFETY: the client lives; without a buffer no text is written.
+    returned(unsafe { rd::rd_kafka_fatal_error(client.native_ptr(), ptr::null_mut(), 0) }).is_some()
+}
+
+/// A record that librdkafka is to copy.
+pub(crate) struct Outgoing<'a, H> {
+    /// None: by the key, any where that is null.
+    pub(crate) partition: Option<i32>,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) value: Option<&'a [u8]>,
+    /// Names without a NUL byte.
+    pub(crate) headers: H,
+    /// In milliseconds; else the time of sending.
+    pub(crate) timestamp: Option<i64>,
+}
+
+/// A topic to send to. rdkafka's own `send` copies the topic's name for each record and looks it up under a lock.
+pub(crate) struct Topic<C: ProducerContext> {
+    topic: NonNull<rd::rd_kafka_topic_t>,
+    /// Lives at least as long.
+    producer: Arc<BaseProducer<C>>,
+}
+
+// SAFETY: librdkafka guards its topics with locks of their own.
+unsafe impl<C: ProducerContext> Send for Topic<C> {}
+// SAFETY: as above.
+unsafe impl<C: ProducerContext> Sync for Topic<C> {}
+
+impl<C: ProducerContext> Topic<C> {
+    pub(crate) fn new(producer: &Arc<BaseProducer<C>>, name: &str) -> Result<Self, KafkaError> {
+        let name = CString::new(name)?;
+        // SAFETY: the client lives, and librdkafka copies the name.
+        let topic = unsafe { rd::rd_kafka_topic_new(producer.client().native_ptr(), name.as_ptr(), ptr::null_mut()) };
+        match NonNull::new(topic) {
+            Some(topic) => Ok(Self { topic, producer: Arc::clone(producer) }),
+            // SAFETY: it reads what the call above has left for this thread.
+            None => Err(KafkaError::MessageProduction(unsafe { rd::rd_kafka_last_error() }.into())),
+        }
+    }
+
+    /// Gives librdkafka a record to copy. What goes with it comes back where it is not taken, else with its report.
+    pub(crate) fn produce<'a, H>(
+        &self,
+        record: &Outgoing<'a, H>,
+        opaque: C::DeliveryOpaque,
+    ) -> Result<(), (Code, C::DeliveryOpaque)>
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
+        let headers = Headers::of(record.headers.clone());
+        let data = |bytes: Option<&[u8]>| {
+            bytes.map_or((ptr::null(), 0), |bytes| (bytes.as_ptr().cast::<c_void>(), bytes.len()))
+        };
+        let ((value, value_len), (key, key_len)) = (data(record.value), data(record.key));
+        let opaque = opaque.into_ptr();
+        // SAFETY: client and topic live and belong together. Each type is followed by what librdkafka reads for it. Key
+        // and value are copied; the headers are its own if it takes the record.
+        let error = unsafe {
+            rd::rd_kafka_producev(
+                self.producer.client().native_ptr(),
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_RKT,
+                self.topic.as_ptr(),
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_PARTITION,
+                record.partition.unwrap_or(-1),
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_MSGFLAGS,
+                rd::RD_KAFKA_MSG_F_COPY,
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_VALUE,
+                value,
+                value_len,
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_KEY,
+                key,
+                key_len,
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_OPAQUE,
+                opaque,
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_TIMESTAMP,
+                record.timestamp.unwrap_or(0),
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_HEADERS,
+                headers.as_ref().map_or(ptr::null_mut(), |headers| headers.0.as_ptr()),
+                rd::rd_kafka_vtype_t::RD_KAFKA_VTYPE_END,
+            )
+        };
+        match returned(error) {
+            None => {
+                std::mem::forget(headers);
+                Ok(())
+            }
+            // SAFETY: made above, and librdkafka keeps nothing of a record that it does not take.
+            Some(code) => Err((code, unsafe { C::DeliveryOpaque::from_ptr(opaque) })),
+        }
+    }
+}
+
+impl<C: ProducerContext> Drop for Topic<C> {
+    fn drop(&mut self) {
+        // SAFETY: got from librdkafka, given back once, and its client still lives.
+        unsafe { rd::rd_kafka_topic_destroy(self.topic.as_ptr()) }
+    }
+}
+
+/// A record's headers.
+struct Headers(NonNull<rd::rd_kafka_headers_t>);
+
+impl Headers {
+    /// None where there are none.
+    fn of<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Option<Self> {
+        let mut all = None;
+        for (name, value) in headers {
+            // SAFETY: it only allocates.
+            let made = || unsafe { NonNull::new(rd::rd_kafka_headers_new(1)) };
+            let Self(headers) = match &all {
+                Some(all) => all,
+                None => all.insert(Self(made()?)),
+            };
+            let (value, length) = value.map_or((ptr::null(), 0), |value| (value.as_ptr(), value.len()));
+            // SAFETY: name and value are copied, with the lengths that they have. Headers of our own are never read-only,
+            // for which alone it fails.
+            unsafe {
+                rd::rd_kafka_header_add(
+                    headers.as_ptr(),
+                    name.as_ptr().cast(),
+                    name.len() as isize,
+                    value.cast(),
+                    length as isize,
+                );
+            }
+        }
+        all
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        // SAFETY: got from librdkafka, and not given to it with a record.
+        unsafe { rd::rd_kafka_headers_destroy(self.0.as_ptr()) }
     }
 }
 

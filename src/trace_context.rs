@@ -119,9 +119,11 @@ impl TraceContext {
         Traced { parent: &self.parent, state: self.state.as_deref() }
     }
 
-    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> + Clone {
-        let state = self.state.as_deref().map(|state| (STATE, Some(state.as_bytes())));
-        std::iter::once((PARENT, Some(self.parent.as_bytes()))).chain(state)
+    /// None where there is none.
+    pub(crate) fn headers(this: Option<&Self>) -> impl Iterator<Item = (&str, Option<&[u8]>)> + Clone {
+        let parent = this.map(|context| (PARENT, Some(context.parent.as_bytes())));
+        let state = this.and_then(|context| context.state.as_deref()).map(|state| (STATE, Some(state.as_bytes())));
+        parent.into_iter().chain(state)
     }
 }
 
@@ -212,7 +214,7 @@ mod tests {
         assert!(matches!(of(STATE), Carried::Given(None)));
         assert!(matches!(of("other"), Carried::Caused(_)));
         assert!(matches!(Carried::of(std::iter::empty(), None), Carried::Nothing));
-        let headers: Vec<_> = caused.headers().collect();
+        let headers: Vec<_> = TraceContext::headers(Some(&caused)).collect();
         assert_eq!(headers, [(PARENT, Some(GOOD.as_bytes()))]);
     }
 }

@@ -13,8 +13,6 @@ pub use outgoing::{Cause, Message, Oversize};
 pub use record::Record;
 
 pub(crate) use batch::{Unreadable, decode};
-#[cfg(any(feature = "app", feature = "stream"))]
-pub(crate) use outgoing::headers_size;
 pub(crate) use outgoing::{check_header_names, wire_size};
 #[cfg(feature = "app")]
 pub(crate) use outgoing::{check_partition, check_timestamp};

@@ -137,7 +137,7 @@ impl<T> Message<T> {
         &'m self,
         trace: Option<&'m TraceContext>,
     ) -> impl Iterator<Item = (&'m str, Option<&'m [u8]>)> + Clone {
-        self.headers.iter().map(header).chain(trace.into_iter().flat_map(TraceContext::headers))
+        self.headers.iter().map(header).chain(TraceContext::headers(trace))
     }
 
     /// The record's key: none for an empty id.
@@ -211,14 +211,10 @@ pub(crate) fn wire_size<'a>(
     value: usize,
     headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>,
 ) -> usize {
-    OVERHEAD + key.map_or(0, <[u8]>::len) + value + headers_size(headers)
-}
-
-/// What headers add to that.
-pub(crate) fn headers_size<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> usize {
     // The length of a null is -1, which takes a byte as well.
     let length = |bytes: usize| bytes + varint_size(bytes);
-    headers.map(|(name, value)| length(name.len()) + length(value.map_or(0, <[u8]>::len))).sum()
+    let headers: usize = headers.map(|(name, value)| length(name.len()) + length(value.map_or(0, <[u8]>::len))).sum();
+    OVERHEAD + key.map_or(0, <[u8]>::len) + value + headers
 }
 
 /// How many bytes a length takes: 7 bits in each, one of them for the sign.

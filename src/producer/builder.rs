@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::delivery::Context;
 use super::sending::Writer;
 use super::threads::Threads;
+use super::topics::Topics;
 use super::{Client, Inner, Producer};
 use crate::error::{Error, Result};
 use crate::message::Oversize;
@@ -112,7 +113,8 @@ impl ProducerBuilder {
         let (threads, flusher) = Threads::start(&client)?;
         let Self { service, oversize, .. } = self;
         let writer = Writer { service, limit };
-        let inner = Inner { client, writer, oversize, patience, flusher, threads, tracing };
+        let topics = Topics::new(&client);
+        let inner = Inner { client, topics, writer, oversize, patience, flusher, threads, tracing };
         Ok(Producer { inner: Arc::new(inner) })
     }
 }

@@ -11,22 +11,22 @@ use serde::Serialize;
 
 #[cfg(any(feature = "app", feature = "stream"))]
 use super::RawRecord;
-use super::delivery::{Claim, Delivery, Report};
+use super::delivery::{Claim, Delivery, Entry, Report};
 #[cfg(any(feature = "app", feature = "stream"))]
-use super::delivery::{Entry, Failure, Tracker};
+use super::delivery::{Failure, Tracker};
 use super::sending::Submitted;
-use super::{Inner, NativeRecord, Producer, Waiting};
+use super::topics::Topic;
+use super::{Inner, Producer, Waiting};
 #[cfg(any(feature = "app", feature = "stream"))]
 use crate::error::Error;
 use crate::error::Result;
 #[cfg(any(feature = "app", feature = "stream"))]
 use crate::fault::Fault;
+#[cfg(any(feature = "app", feature = "stream"))]
+use crate::message::wire_size;
 use crate::message::{Message, Oversize};
-#[cfg(any(feature = "app", feature = "stream"))]
-use crate::message::{headers_size, wire_size};
 use crate::metrics::Timer;
-#[cfg(any(feature = "app", feature = "stream"))]
-use crate::settings::check;
+use crate::native::Outgoing;
 
 /// How often a connection is looked for.
 #[cfg(feature = "stream")]
@@ -100,13 +100,13 @@ impl Producer {
     {
         let timer = Timer::start();
         let sent = async {
-            check::topic(record.topic)?;
+            let topic = self.inner.topics.get(record.topic)?;
             self.inner.usable()?;
             let (mut span, injected) = self.inner.trace(&record);
             let trace = injected.of(record.carried());
+            let record = record.outgoing(trace);
             let value = record.value.map_or(0, <[u8]>::len);
-            let added = trace.map_or(0, |trace| headers_size(trace.headers()));
-            let bytes = wire_size(record.key, value, record.headers.clone()) + added;
+            let bytes = wire_size(record.key, value, record.headers.clone());
             let limit = self.inner.writer.limit;
             if bytes > limit {
                 let error = Error::Oversize { index: 0, bytes, limit };
@@ -115,7 +115,8 @@ impl Producer {
             }
             let tracker = Tracker::new(1, span);
             let claim = Claim::new(Arc::clone(&tracker), self.inner.client.context());
-            if let Err(error) = self.inner.enqueue_async(record.native(Entry::new(&tracker, 0), trace)).await {
+            let entry = Entry::new(&tracker, 0);
+            if let Err(error) = self.inner.enqueue_async(&topic, &record, entry).await {
                 let _ = tracker.settle(0, Err(Failure::not_sent(error)));
             }
             let _request = self.inner.flusher.request();
@@ -132,21 +133,30 @@ impl Inner {
         messages: &[Message<T>],
         oversize: Oversize,
     ) -> Result<(Submitted, Claim)> {
-        let mut sending = self.begin(topic, messages, oversize)?;
+        let (topic, sending) = self.begin(topic, messages, oversize)?;
         // From the first record on: the future may be dropped between two.
         let claim = Claim::new(Arc::clone(&sending.submitted.tracker), self.client.context());
-        while let Some(record) = sending.next() {
-            if let Err(error) = self.enqueue_async(record).await {
-                sending.refused(error);
+        for index in 0..sending.len() {
+            let given = self.enqueue_async(&topic, &sending.record(index), sending.entry(index)).await;
+            if given.is_err_and(|error| !sending.refused(index, &error)) {
+                break;
             }
         }
         Ok((sending.submitted, claim))
     }
 
-    async fn enqueue_async(&self, mut record: NativeRecord<'_>) -> Result<(), KafkaError> {
+    async fn enqueue_async<'a, H>(
+        &self,
+        topic: &Topic,
+        record: &Outgoing<'a, H>,
+        mut entry: Box<Entry>,
+    ) -> Result<(), KafkaError>
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
         let mut waiting = Waiting::default();
-        while let Some(back) = self.offer(record, &mut waiting, self.patience)? {
-            record = back;
+        while let Some(back) = self.offer(topic, record, entry, &mut waiting, self.patience)? {
+            entry = back;
             self.client.context().room().await;
         }
         Ok(())

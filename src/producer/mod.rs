@@ -36,6 +36,7 @@ mod sending;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod topics;
 mod transactional;
 
 use std::fmt;
@@ -43,21 +44,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::producer::{BaseProducer, Producer as _};
 use serde::Serialize;
 
 use crate::client;
 use crate::error::{Error, Result};
 use crate::message::{Message, Oversize};
 use crate::metrics::Timer;
-use crate::native;
+use crate::native::{self, Outgoing};
 use crate::otel::{Injected, Span, Tracing};
 use crate::refusal::Refusal;
-use crate::settings::check;
 use delivery::{Claim, Context, Entry, Failure, Tracker, is_full, not_delivered};
 use flusher::{Flusher, Request};
 use sending::{Sending, Submitted};
 use threads::Threads;
+use topics::{Topic, Topics};
 
 pub use builder::ProducerBuilder;
 pub use delivery::{Delivery, Pending, Report};
@@ -68,8 +69,6 @@ pub(crate) use sending::Writer;
 pub const FLUSH_ON_DROP: Duration = Duration::from_secs(5);
 
 pub(crate) type Client = BaseProducer<Context>;
-
-type NativeRecord<'a> = BaseRecord<'a, [u8], [u8], Box<Entry>>;
 
 /// Sends messages to Kafka.
 ///
@@ -155,12 +154,13 @@ impl Producer {
     where
         H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
-        check::topic(record.topic)?;
+        let topic = self.inner.topics.get(record.topic)?;
         self.inner.usable()?;
         let (span, injected) = self.inner.trace(&record);
         let trace = injected.of(record.carried());
         let tracker = Tracker::new(1, span);
-        if let Err(error) = self.inner.enqueue(record.native(Entry::new(&tracker, 0), trace), self.inner.patience) {
+        let entry = Entry::new(&tracker, 0);
+        if let Err(error) = self.inner.enqueue(&topic, &record.outgoing(trace), entry, self.inner.patience) {
             let _ = tracker.settle(0, Err(Failure::not_sent(error)));
         }
         Ok(self.pending(Claim::new(tracker, self.inner.client.context())))
@@ -206,8 +206,9 @@ impl fmt::Debug for Producer {
 
 /// What all clones share.
 struct Inner {
-    // The order matters: this is not the client's last owner, `threads` waits for that one.
+    // The order matters: these are not the client's last owners, `threads` waits for that one.
     client: Arc<Client>,
+    topics: Topics,
     writer: Writer,
     oversize: Oversize,
     /// How long a full queue is waited out: `delivery.timeout.ms`; none: for ever.
@@ -223,10 +224,13 @@ type Waiting = Option<(Instant, Request)>;
 impl Inner {
     /// Asked of librdkafka itself: its event comes after the reports of records that failed of it.
     fn is_fatal(&self) -> bool {
-        self.client.client().fatal_error().is_some()
+        native::is_fatal(self.client.client())
     }
 
     fn usable(&self) -> Result<()> {
+        if !self.is_fatal() {
+            return Ok(());
+        }
         let Some((code, reason)) = self.client.client().fatal_error() else { return Ok(()) };
         if let Some(repeated) = client::repeats(&reason) {
             log::error!(
@@ -240,13 +244,13 @@ impl Inner {
     /// Writes and checks all messages of a call.
     fn begin<'a, T: Serialize>(
         &self,
-        topic: &'a str,
+        topic: &str,
         messages: &'a [Message<T>],
         oversize: Oversize,
-    ) -> Result<Sending<'a, T>> {
-        check::topic(topic)?;
+    ) -> Result<(Arc<Topic>, Sending<'a, T>)> {
+        let handle = self.topics.get(topic)?;
         self.usable()?;
-        Sending::new(&self.writer, topic, messages, oversize, &self.tracing)
+        Ok((handle, Sending::new(&self.writer, topic, messages, oversize, &self.tracing)?))
     }
 
     /// Begins to send one record.
@@ -259,36 +263,52 @@ impl Inner {
 
     /// Writes all messages, then gives all of them to librdkafka.
     fn submit<T: Serialize>(&self, topic: &str, messages: &[Message<T>], oversize: Oversize) -> Result<Submitted> {
-        let mut sending = self.begin(topic, messages, oversize)?;
-        while let Some(record) = sending.next() {
-            if let Err(error) = self.enqueue(record, self.patience) {
-                sending.refused(error);
+        let (topic, sending) = self.begin(topic, messages, oversize)?;
+        for index in 0..sending.len() {
+            let given = self.enqueue(&topic, &sending.record(index), sending.entry(index), self.patience);
+            if given.is_err_and(|error| !sending.refused(index, &error)) {
+                break;
             }
         }
         Ok(sending.submitted)
     }
 
     /// Gives one record to librdkafka, which copies it. Waits while the queue is full, for ever without `patience`.
-    fn enqueue(&self, mut record: NativeRecord<'_>, patience: Option<Duration>) -> Result<(), KafkaError> {
+    fn enqueue<'a, H>(
+        &self,
+        topic: &Topic,
+        record: &Outgoing<'a, H>,
+        mut entry: Box<Entry>,
+        patience: Option<Duration>,
+    ) -> Result<(), KafkaError>
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
         let mut waiting = Waiting::default();
-        while let Some(back) = self.offer(record, &mut waiting, patience)? {
-            record = back;
+        while let Some(back) = self.offer(topic, record, entry, &mut waiting, patience)? {
+            entry = back;
             self.client.context().wait_for_room();
         }
         Ok(())
     }
 
-    /// Tries once, and gives the record back while the queue is full.
-    fn offer<'a>(
+    /// Tries once, and gives the entry back while the queue is full.
+    fn offer<'a, H>(
         &self,
-        record: NativeRecord<'a>,
+        topic: &Topic,
+        record: &Outgoing<'a, H>,
+        entry: Box<Entry>,
         waiting: &mut Waiting,
         patience: Option<Duration>,
-    ) -> Result<Option<NativeRecord<'a>>, KafkaError> {
+    ) -> Result<Option<Box<Entry>>, KafkaError>
+    where
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
+    {
         let context = self.client.context();
         context.enqueued();
-        let Err((error, back)) = self.client.send(record) else { return Ok(None) };
+        let Err((code, back)) = topic.produce(record, entry) else { return Ok(None) };
         context.settled();
+        let error = KafkaError::MessageProduction(code);
         if !is_full(&error) {
             return Err(error);
         }

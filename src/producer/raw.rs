@@ -1,10 +1,6 @@
 //! A record as it goes to Kafka.
 
-use rdkafka::message::Header;
-use rdkafka::producer::BaseRecord;
-
-use super::NativeRecord;
-use super::delivery::Entry;
+use crate::native::Outgoing;
 use crate::trace_context::{Carried, TraceContext};
 
 /// A record's parts as they shall stand in the log. A header's name may come more than once, and its value may be null.
@@ -23,28 +19,28 @@ pub(crate) struct RawRecord<'a, H> {
     pub(crate) timestamp: Option<i64>,
 }
 
-impl<'a, H: Iterator<Item = (&'a str, Option<&'a [u8]>)>> RawRecord<'a, H> {
+impl<'a, H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone> RawRecord<'a, H> {
     /// What it says of a trace by itself.
-    pub(super) fn carried(&self) -> Carried<'a>
-    where
-        H: Clone,
-    {
+    pub(super) fn carried(&self) -> Carried<'a> {
         Carried::of(self.headers.clone(), self.trace)
     }
 
     /// With the headers of this trace context after its own.
-    pub(super) fn native(self, entry: Box<Entry>, trace: Option<&TraceContext>) -> NativeRecord<'a> {
-        let mut record = BaseRecord::with_opaque_to(self.topic, entry);
-        record.partition = self.partition;
-        record.key = self.key;
-        record.payload = self.value;
-        record.timestamp = self.timestamp;
-        let mut add = |key: &str, value: Option<&[u8]>| {
-            let headers = record.headers.take().unwrap_or_default();
-            record.headers = Some(headers.insert(Header { key, value }));
-        };
-        self.headers.for_each(|(key, value)| add(key, value));
-        trace.into_iter().flat_map(TraceContext::headers).for_each(|(key, value)| add(key, value));
-        record
+    pub(super) fn outgoing<'t>(
+        self,
+        trace: Option<&'t TraceContext>,
+    ) -> Outgoing<'t, impl Iterator<Item = (&'t str, Option<&'t [u8]>)> + Clone>
+    where
+        'a: 't,
+        H: 't,
+    {
+        let shorter = |header: H::Item| -> (&'t str, Option<&'t [u8]>) { header };
+        Outgoing {
+            partition: self.partition,
+            key: self.key,
+            value: self.value,
+            headers: self.headers.map(shorter).chain(TraceContext::headers(trace)),
+            timestamp: self.timestamp,
+        }
     }
 }

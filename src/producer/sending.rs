@@ -9,13 +9,12 @@ use rdkafka::error::KafkaError;
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use super::NativeRecord;
 use super::delivery::{Entry, Failure, Tracker, is_full};
-use super::raw::RawRecord;
 use crate::envelope::pack_into;
 use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::message::{Message, Oversize, check_header_names, wire_size};
+use crate::native::Outgoing;
 use crate::otel::{Injected, Span, Tracing};
 
 /// A buffer that held a huge batch is given back to the allocator down to this size.
@@ -60,13 +59,10 @@ impl Writer {
 
 /// The messages of one call, all of them written before the first is sent.
 pub(super) struct Sending<'a, T> {
-    topic: &'a str,
     messages: &'a [Message<T>],
     buffer: Buffer,
     written: SmallVec<[Written; 1]>,
     injected: Injected,
-    /// How many of them were handed out.
-    taken: usize,
     pub(super) submitted: Submitted,
 }
 
@@ -81,7 +77,7 @@ pub(super) struct Submitted {
 impl<'a, T: Serialize> Sending<'a, T> {
     pub(super) fn new(
         writer: &Writer,
-        topic: &'a str,
+        topic: &str,
         messages: &'a [Message<T>],
         oversize: Oversize,
         tracing: &Tracing,
@@ -94,7 +90,7 @@ impl<'a, T: Serialize> Sending<'a, T> {
 
     fn write(
         writer: &Writer,
-        topic: &'a str,
+        topic: &str,
         messages: &'a [Message<T>],
         oversize: Oversize,
         injected: Injected,
@@ -123,40 +119,43 @@ impl<'a, T: Serialize> Sending<'a, T> {
         }
         let tracker = Tracker::new(written.len(), std::mem::take(span));
         let submitted = Submitted { tracker, places, skipped };
-        Ok(Self { topic, messages, buffer, written, injected, taken: 0, submitted })
+        Ok(Self { messages, buffer, written, injected, submitted })
     }
 }
 
 impl<T> Sending<'_, T> {
-    /// The next record to give to librdkafka. What became of that is to be told before the next.
-    pub(super) fn next(&mut self) -> Option<NativeRecord<'_>> {
-        let index = self.taken;
-        let Written { value, partition, timestamp, .. } = self.written.get(index)?;
-        let message = self.messages.get(*self.submitted.places.get(index)?)?;
-        self.taken += 1;
-        let record = RawRecord {
-            topic: self.topic,
-            partition: *partition,
-            key: message.key(),
-            value: self.buffer.get(value.clone()),
-            headers: message.headers(self.injected.of(message.carried())),
-            trace: None,
-            timestamp: *timestamp,
-        };
-        Some(record.native(Entry::new(&self.submitted.tracker, index), None))
+    pub(super) fn len(&self) -> usize {
+        self.written.len()
     }
 
-    /// Librdkafka did not take the record that was handed out last.
-    pub(super) fn refused(&mut self, error: KafkaError) {
-        let mut refused = self.taken - 1..self.taken;
-        if is_full(&error) {
-            // What follows must not overtake it.
-            self.taken = self.written.len();
-            refused.end = self.taken;
+    /// A record to give to librdkafka.
+    pub(super) fn record(&self, index: usize) -> Outgoing<'_, impl Iterator<Item = (&str, Option<&[u8]>)> + Clone> {
+        let Written { value, partition, timestamp, .. } = &self.written[index];
+        let message = &self.messages[self.submitted.places[index]];
+        Outgoing {
+            partition: *partition,
+            key: message.key(),
+            value: Some(&self.buffer[value.clone()]),
+            headers: message.headers(self.injected.of(message.carried())),
+            timestamp: *timestamp,
         }
-        for index in refused {
+    }
+
+    /// What goes with it.
+    pub(super) fn entry(&self, index: usize) -> Box<Entry> {
+        Entry::new(&self.submitted.tracker, index)
+    }
+
+    /// Librdkafka did not take this record. Says whether it may have the next: that must not overtake one that found no
+    /// room, and is refused with it.
+    #[must_use]
+    pub(super) fn refused(&self, index: usize, error: &KafkaError) -> bool {
+        let is_full = is_full(error);
+        let end = if is_full { self.len() } else { index + 1 };
+        for index in index..end {
             let _ = self.submitted.tracker.settle(index, Err(Failure::not_sent(error.clone())));
         }
+        !is_full
     }
 }
 

@@ -141,10 +141,11 @@ fn the_limit_is_exactly_librdkafkas() {
         // librdkafka itself draws the line at the same byte.
         let over = text(&producer, message, 1);
         let unlimited = Writer { limit: usize::MAX, ..producer.inner.writer.clone() };
-        let mut sending =
+        let sending =
             Sending::new(&unlimited, TOPIC, std::slice::from_ref(&over), Oversize::Refuse, &Tracing::default())
                 .unwrap();
-        let error = producer.inner.enqueue(sending.next().unwrap(), None).unwrap_err();
+        let topic = producer.inner.topics.get(TOPIC).unwrap();
+        let error = producer.inner.enqueue(&topic, &sending.record(0), sending.entry(0), None).unwrap_err();
         assert_eq!(error.rdkafka_error_code(), Some(ErrorCode::MessageSizeTooLarge));
     }
 }

@@ -70,7 +70,7 @@ impl Producer {
         deadline: Instant,
     ) -> InFlight
     where
-        H: Iterator<Item = (&'a str, Option<&'a [u8]>)>,
+        H: Iterator<Item = (&'a str, Option<&'a [u8]>)> + Clone,
     {
         // They have been made with the context of what was current then.
         let span = match records.len() {
@@ -83,7 +83,9 @@ impl Producer {
             let outcome = match refused {
                 false => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    self.inner.enqueue(record.native(Entry::new(&tracker, index), None), Some(left))
+                    let entry = Entry::new(&tracker, index);
+                    let topic = self.inner.topics.checked(record.topic);
+                    topic.and_then(|topic| self.inner.enqueue(&topic, &record.outgoing(None), entry, Some(left)))
                 }
                 true => Err(KafkaError::MessageProduction(Code::PurgeQueue)),
             };

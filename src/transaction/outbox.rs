@@ -117,7 +117,7 @@ impl Staged {
 
     pub(super) fn records(
         &self,
-    ) -> impl ExactSizeIterator<Item = RawRecord<'_, impl Iterator<Item = (&str, Option<&[u8]>)>>> {
+    ) -> impl ExactSizeIterator<Item = RawRecord<'_, impl Iterator<Item = (&str, Option<&[u8]>)> + Clone>> {
         self.records.iter().map(|record| RawRecord {
             topic: self.topics.get(record.topic).map_or("", String::as_str),
             partition: record.partition,

@@ -1,0 +1,56 @@
+//! Topics by their names.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rdkafka::error::KafkaError;
+
+use super::Client;
+use super::delivery::Context;
+use crate::error::Result;
+use crate::native;
+use crate::settings::check;
+
+pub(super) type Topic = native::Topic<Context>;
+
+/// So many are kept, few enough to look through them. Who sends to more looks some of them up again.
+const KEPT: usize = 32;
+
+/// The topics that were sent to: checked and looked up once, not for each record.
+pub(super) struct Topics {
+    client: Arc<Client>,
+    known: RwLock<Vec<(String, Arc<Topic>)>>,
+}
+
+impl Topics {
+    pub(super) fn new(client: &Arc<Client>) -> Self {
+        Self { client: Arc::clone(client), known: RwLock::default() }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Result<Arc<Topic>> {
+        if let Some(topic) = self.known(name) {
+            return Ok(topic);
+        }
+        check::topic(name)?;
+        Ok(self.look_up(name)?)
+    }
+
+    /// A topic whose name was checked.
+    pub(super) fn checked(&self, name: &str) -> Result<Arc<Topic>, KafkaError> {
+        self.known(name).map_or_else(|| self.look_up(name), Ok)
+    }
+
+    fn known(&self, name: &str) -> Option<Arc<Topic>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|(known, _)| known == name).map(|(_, topic)| Arc::clone(topic))
+    }
+
+    fn look_up(&self, name: &str) -> Result<Arc<Topic>, KafkaError> {
+        let topic = Arc::new(Topic::new(&self.client, name)?);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        known.push((name.to_owned(), Arc::clone(&topic)));
+        Ok(topic)
+    }
+}
