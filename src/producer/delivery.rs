@@ -12,6 +12,7 @@ use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 use smallvec::{SmallVec, smallvec};
 
+use super::reports::Reports;
 use super::threads::CLOSE;
 use super::{FLUSH_ON_DROP, Inner};
 use crate::bootstrap::Bootstrap;
@@ -93,9 +94,9 @@ impl Tracker {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says what became of a record. Answers a failure that nobody will ask for.
+    /// Says what became of a record. Answers a failure that nobody will ask for. `wake` is to wake the future that waits.
     #[must_use]
-    pub(super) fn settle(&self, index: usize, outcome: Outcome) -> Option<Box<Failure>> {
+    pub(super) fn settle(&self, index: usize, outcome: Outcome, wake: impl FnOnce(Waker)) -> Option<Box<Failure>> {
         let mut state = self.lock();
         let unclaimed = if state.abandoned { outcome.as_ref().err().cloned() } else { None };
         let State { left, outcomes, span, .. } = &mut *state;
@@ -119,10 +120,15 @@ impl Tracker {
                 self.done.notify_all();
             }
             if let Some(waker) = waker {
-                client::guarded(|| waker.wake());
+                wake(waker);
             }
         }
         unclaimed
+    }
+
+    /// Librdkafka did not take a record. Whoever gave it that will ask.
+    pub(super) fn refuse(&self, index: usize, error: KafkaError) {
+        let _ = self.settle(index, Err(Failure::not_sent(error)), |waker| client::guarded(|| waker.wake()));
     }
 
     /// Waits until every record is settled. False: `give_up`, which is asked each second, said so before.
@@ -218,6 +224,7 @@ pub(crate) struct Context {
     room: (Mutex<()>, Condvar),
     #[cfg(feature = "tokio")]
     async_room: tokio::sync::Notify,
+    pub(super) reports: Arc<Reports>,
     pub(super) trouble: client::Trouble,
     pub(super) bootstrap: Bootstrap,
     pub(super) meter: ProducerMeter,
@@ -249,8 +256,16 @@ impl Context {
             drop(self.room.0.lock().unwrap_or_else(PoisonError::into_inner));
             self.room.1.notify_all();
             #[cfg(feature = "tokio")]
-            client::guarded(|| self.async_room.notify_waiters());
+            self.reports.room(|| self.async_room.notify_waiters());
         }
+    }
+
+    /// [`Reports::stand_back`].
+    pub(super) fn stand_back(&self, at_most: Duration) -> Option<Duration> {
+        self.reports.stand_back(at_most, || {
+            #[cfg(feature = "tokio")]
+            self.async_room.notify_waiters();
+        })
     }
 
     /// Waits until about half of the queue is free, but not for long: librdkafka counts a record until all of its
@@ -315,7 +330,7 @@ impl ProducerContext for Context {
             }
         };
         self.settled();
-        if let Some(failure) = entry.tracker.settle(entry.index, outcome) {
+        if let Some(failure) = entry.tracker.settle(entry.index, outcome, |waker| self.reports.wake(waker)) {
             self.lament(&failure);
         }
         // Last: an exporter is foreign code, and may panic.

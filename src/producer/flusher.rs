@@ -6,13 +6,15 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::reports::Reports;
+
 /// How long a flush outlives those who asked for it.
 const SLICE: Duration = Duration::from_millis(50);
 
-#[derive(Default)]
 pub(super) struct Flusher {
     state: Mutex<State>,
     changed: Condvar,
+    reports: Arc<Reports>,
 }
 
 #[derive(Default)]
@@ -25,6 +27,10 @@ struct State {
 }
 
 impl Flusher {
+    pub(super) fn new(reports: Arc<Reports>) -> Self {
+        Self { state: Mutex::default(), changed: Condvar::new(), reports }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -36,6 +42,7 @@ impl Flusher {
         state.requests += 1;
         drop(state);
         self.changed.notify_all();
+        self.reports.expect();
         Request(Arc::clone(self))
     }
 
@@ -71,5 +78,6 @@ pub(super) struct Request(Arc<Flusher>);
 impl Drop for Request {
     fn drop(&mut self) {
         self.0.lock().waiting -= 1;
+        self.0.reports.unexpect();
     }
 }

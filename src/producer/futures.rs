@@ -11,9 +11,9 @@ use serde::Serialize;
 
 #[cfg(any(feature = "app", feature = "stream"))]
 use super::RawRecord;
-use super::delivery::{Claim, Delivery, Entry, Report};
 #[cfg(any(feature = "app", feature = "stream"))]
-use super::delivery::{Failure, Tracker};
+use super::delivery::Tracker;
+use super::delivery::{Claim, Delivery, Entry, Report};
 use super::sending::Submitted;
 use super::topics::Topic;
 use super::{Inner, Producer, Waiting};
@@ -117,7 +117,7 @@ impl Producer {
             let claim = Claim::new(Arc::clone(&tracker), self.inner.client.context());
             let entry = Entry::new(&tracker, 0);
             if let Err(error) = self.inner.enqueue_async(&topic, &record, entry).await {
-                let _ = tracker.settle(0, Err(Failure::not_sent(error)));
+                tracker.refuse(0, error);
             }
             let _request = self.inner.flusher.request();
             self.pending(claim).await

@@ -32,6 +32,7 @@ mod flusher;
 #[cfg(feature = "tokio")]
 mod futures;
 mod raw;
+mod reports;
 mod sending;
 #[cfg(test)]
 mod tests;
@@ -140,11 +141,15 @@ impl Producer {
 
     /// Hands a message to the client and returns. Waits only while the queue is full.
     ///
+    /// Who sends many without waiting also takes delivery reports in between, which else a thread of the producer does.
+    /// What logs, counts and traces is then called here; futures are woken by that thread.
+    ///
     /// # Errors
     /// As [`Producer::produce`], but for what is only known later: that [`Pending::wait`] says.
     pub fn send<T: Serialize>(&self, topic: &str, message: &Message<T>) -> Result<Pending> {
         let one = std::slice::from_ref(message);
         let Submitted { tracker, .. } = self.inner.submit(topic, one, Oversize::Refuse)?;
+        self.inner.sent();
         Ok(self.pending(Claim::new(tracker, self.inner.client.context())))
     }
 
@@ -161,8 +166,9 @@ impl Producer {
         let tracker = Tracker::new(1, span);
         let entry = Entry::new(&tracker, 0);
         if let Err(error) = self.inner.enqueue(&topic, &record.outgoing(trace), entry, self.inner.patience) {
-            let _ = tracker.settle(0, Err(Failure::not_sent(error)));
+            tracker.refuse(0, error);
         }
+        self.inner.sent();
         Ok(self.pending(Claim::new(tracker, self.inner.client.context())))
     }
 
@@ -218,8 +224,15 @@ struct Inner {
     tracing: Tracing,
 }
 
-/// Since when a record waits for room, and what ends the linger of those before it: that would only keep it waiting.
-type Waiting = Option<(Instant, Request)>;
+/// After this time without room the linger ends of what fills the queue: that would only keep it full.
+const FULL: Duration = Duration::from_millis(10);
+
+/// A record that waits for room.
+#[derive(Default)]
+struct Waiting {
+    since: Option<Instant>,
+    request: Option<Request>,
+}
 
 impl Inner {
     /// Asked of librdkafka itself: its event comes after the reports of records that failed of it.
@@ -287,9 +300,18 @@ impl Inner {
         let mut waiting = Waiting::default();
         while let Some(back) = self.offer(topic, record, entry, &mut waiting, patience)? {
             entry = back;
-            self.client.context().wait_for_room();
+            let context = self.client.context();
+            let take = || self.client.poll(Duration::from_millis(1));
+            if waiting.request.is_some() || !context.reports.full(take) {
+                context.wait_for_room();
+            }
         }
         Ok(())
+    }
+
+    /// A message was sent that its sender does not wait for.
+    fn sent(&self) {
+        self.client.context().reports.sent(|| self.client.poll(Duration::ZERO));
     }
 
     /// Tries once, and gives the entry back while the queue is full.
@@ -312,9 +334,12 @@ impl Inner {
         if !is_full(&error) {
             return Err(error);
         }
-        let (since, _) = waiting.get_or_insert_with(|| (Instant::now(), self.flusher.request()));
-        if patience.is_some_and(|patience| since.elapsed() > patience) {
+        let time = waiting.since.get_or_insert_with(Instant::now).elapsed();
+        if patience.is_some_and(|patience| time > patience) {
             return Err(error);
+        }
+        if time >= FULL {
+            waiting.request.get_or_insert_with(|| self.flusher.request());
         }
         Ok(Some(back))
     }

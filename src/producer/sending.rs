@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use serde::Serialize;
 use smallvec::SmallVec;
 
-use super::delivery::{Entry, Failure, Tracker, is_full};
+use super::delivery::{Entry, Tracker, is_full};
 use crate::envelope::pack_into;
 use crate::error::{Error, Result};
 use crate::fault::Fault;
@@ -153,7 +153,7 @@ impl<T> Sending<'_, T> {
         let is_full = is_full(error);
         let end = if is_full { self.len() } else { index + 1 };
         for index in index..end {
-            let _ = self.submitted.tracker.settle(index, Err(Failure::not_sent(error.clone())));
+            self.submitted.tracker.refuse(index, error.clone());
         }
         !is_full
     }

@@ -34,7 +34,7 @@ impl Threads {
     pub(super) fn start(client: &Arc<Client>) -> Result<(Self, Arc<Flusher>)> {
         let (alive, ended) = channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let flusher = Arc::new(Flusher::default());
+        let flusher = Arc::new(Flusher::new(Arc::clone(&client.context().reports)));
         let poller = spawn("kafka-envelope-poll", &alive, client, {
             let stop = Arc::clone(&stop);
             move |client| poll(client, &stop)
@@ -92,17 +92,22 @@ fn spawn(
 
 /// Takes the client's events until the producer's end, and the reports of what is given up then.
 fn poll(client: &Client, stop: &AtomicBool) {
-    let tell = || client::guarded(|| client.context().meter.tell(client.context().outstanding()));
+    let context = client.context();
+    let tell = || client::guarded(|| context.meter.tell(context.outstanding()));
     while !stop.load(Ordering::Relaxed) {
-        client::guarded(|| client.poll(POLL));
+        if let Some(time) = context.stand_back(POLL) {
+            client::guarded(|| client.poll(time));
+        }
         tell();
-        client.context().bootstrap.serve(client.client());
+        context.bootstrap.serve(client.client());
     }
+    // Futures that were left to it.
+    context.stand_back(Duration::ZERO);
     let deadline = Instant::now() + CLOSE / 3;
-    if client.context().outstanding() > 0 {
+    if context.outstanding() > 0 {
         client.purge(PurgeConfig::default().queue().inflight());
     }
-    while client.context().outstanding() > 0 && Instant::now() < deadline {
+    while context.outstanding() > 0 && Instant::now() < deadline {
         client.poll(POLL / 10);
     }
     tell();

@@ -91,7 +91,7 @@ impl Producer {
             };
             if let Err(error) = outcome {
                 refused = true;
-                let _ = tracker.settle(index, Err(Failure::not_sent(error)));
+                tracker.refuse(index, error);
             }
         }
         InFlight {
