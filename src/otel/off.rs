@@ -17,6 +17,10 @@ impl Tracing {
         Self(())
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        false
+    }
+
     pub(crate) fn polling(&self) -> Polling {
         Polling(())
     }

@@ -45,6 +45,11 @@ fn is_heard(tracer: &BoxedTracer) -> bool {
 }
 
 impl Tracing {
+    /// Whether anybody hears of spans.
+    pub(crate) fn is_on(&self) -> bool {
+        self.tracer.is_some()
+    }
+
     /// That of the client with this id, and of its group where it is a consumer.
     pub(crate) fn new(client: &str, group: Option<&str>) -> Self {
         let scope = InstrumentationScope::builder("kafka-envelope").with_version(env!("CARGO_PKG_VERSION")).build();

@@ -256,16 +256,20 @@ impl Context {
             drop(self.room.0.lock().unwrap_or_else(PoisonError::into_inner));
             self.room.1.notify_all();
             #[cfg(feature = "tokio")]
-            self.reports.room(|| self.async_room.notify_waiters());
+            self.act(|context| context.async_room.notify_waiters());
+        }
+    }
+
+    /// Does what runs foreign code, on the thread that may.
+    fn act(&self, act: impl FnOnce(&Self) + Send + 'static) {
+        if let Some(act) = self.reports.leave(act) {
+            client::guarded(|| act(self));
         }
     }
 
     /// [`Reports::stand_back`].
     pub(super) fn stand_back(&self, at_most: Duration) -> Option<Duration> {
-        self.reports.stand_back(at_most, || {
-            #[cfg(feature = "tokio")]
-            self.async_room.notify_waiters();
-        })
+        self.reports.stand_back(at_most, |later| later(self))
     }
 
     /// Waits until about half of the queue is free, but not for long: librdkafka counts a record until all of its
@@ -303,43 +307,67 @@ impl Context {
     }
 }
 
-client::client_context!(Context);
+client::client_context!(
+    Context,
+    |context, error, reason| {
+        let (error, reason) = (error.clone(), reason.to_owned());
+        context.act(move |context| {
+            context.trouble.hear(&error, &reason);
+            context.bootstrap.hear(&error);
+        });
+    },
+    |context, json| {
+        let json = json.to_vec();
+        context.act(move |context| client::statistics(&json, Some(&context.statistics)));
+    }
+);
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, entry: Box<Entry>) {
-        let outcome = match result {
+        self.settled();
+        match result {
             Ok(message) => {
-                self.trouble.refusals.answered();
-                self.trouble.refusals.over(|refusal| {
-                    refusal.kind == RefusalKind::Topic && refusal.subject.as_deref() == Some(message.topic())
-                });
-                Ok(Delivery { partition: message.partition(), offset: message.offset().max(-1) })
+                if self.trouble.refusals.any() {
+                    let topic = message.topic().to_owned();
+                    self.act(move |context| context.let_in(&topic));
+                }
+                let delivery = Delivery { partition: message.partition(), offset: message.offset().max(-1) };
+                let _ = entry.tracker.settle(entry.index, Ok(delivery), |waker| self.act(|_| waker.wake()));
+                // A recorder is foreign code, and may panic.
+                client::guarded(|| self.meter.reported(|| message.topic(), None));
             }
             Err((error, message)) => {
-                if error.rdkafka_error_code() == Some(Code::MessageTimedOut) {
-                    self.bootstrap.fear();
-                }
-                let right = error.rdkafka_error_code().and_then(|code| Refusal::of_right(code, message.topic()));
-                if let Some(refusal) = right.filter(|refusal| refusal.kind == RefusalKind::Topic) {
-                    self.trouble.refusals.met(refusal);
-                }
+                let (topic, error) = (message.topic().to_owned(), error.clone());
                 let possibly_persisted = native::possibly_persisted(message);
-                Err(Box::new(Failure { error: error.clone(), possibly_persisted }))
+                self.act(move |context| context.failed(*entry, &topic, Failure { error, possibly_persisted }));
             }
-        };
-        self.settled();
-        if let Some(failure) = entry.tracker.settle(entry.index, outcome, |waker| self.reports.wake(waker)) {
+        }
+    }
+}
+
+impl Context {
+    /// A record of this topic was acknowledged.
+    fn let_in(&self, topic: &str) {
+        self.trouble.refusals.answered();
+        let is_it = |refusal: &Refusal| refusal.kind == RefusalKind::Topic && refusal.subject.as_deref() == Some(topic);
+        self.trouble.refusals.over(is_it);
+    }
+
+    fn failed(&self, Entry { tracker, index }: Entry, topic: &str, failure: Failure) {
+        let code = failure.error.rdkafka_error_code();
+        if code == Some(Code::MessageTimedOut) {
+            self.bootstrap.fear();
+        }
+        let right = code.and_then(|code| Refusal::of_right(code, topic));
+        if let Some(refusal) = right.filter(|refusal| refusal.kind == RefusalKind::Topic) {
+            self.trouble.refusals.met(refusal);
+        }
+        if let Some(failure) = tracker.settle(index, Err(Box::new(failure)), |waker| client::guarded(|| waker.wake())) {
             self.lament(&failure);
         }
-        // Last: an exporter is foreign code, and may panic.
-        match result {
-            Ok(message) => self.meter.reported(|| message.topic(), None),
-            Err((error, message)) => {
-                self.meter.reported(|| message.topic(), Some(Fault::Code(error.rdkafka_error_code())));
-            }
-        }
+        client::guarded(|| self.meter.reported(|| topic, Some(Fault::Code(code))));
     }
 }
 

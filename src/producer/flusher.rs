@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::reports::Reports;
+use super::reports::{Expected, Reports};
 
 /// How long a flush outlives those who asked for it.
 const SLICE: Duration = Duration::from_millis(50);
@@ -42,8 +42,7 @@ impl Flusher {
         state.requests += 1;
         drop(state);
         self.changed.notify_all();
-        self.reports.expect();
-        Request(Arc::clone(self))
+        Request { flusher: Arc::clone(self), _expected: self.reports.expect() }
     }
 
     pub(super) fn stop(&self) {
@@ -73,11 +72,13 @@ impl Flusher {
 }
 
 /// Keeps the flush going until it is dropped.
-pub(super) struct Request(Arc<Flusher>);
+pub(super) struct Request {
+    flusher: Arc<Flusher>,
+    _expected: Expected,
+}
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.0.lock().waiting -= 1;
-        self.0.reports.unexpect();
+        self.flusher.lock().waiting -= 1;
     }
 }

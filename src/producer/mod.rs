@@ -57,6 +57,7 @@ use crate::otel::{Injected, Span, Tracing};
 use crate::refusal::Refusal;
 use delivery::{Claim, Context, Entry, Failure, Tracker, is_full, not_delivered};
 use flusher::{Flusher, Request};
+use reports::Expected;
 use sending::{Sending, Submitted};
 use threads::Threads;
 use topics::{Topic, Topics};
@@ -142,7 +143,7 @@ impl Producer {
     /// Hands a message to the client and returns. Waits only while the queue is full.
     ///
     /// Who sends many without waiting also takes delivery reports in between, which else a thread of the producer does.
-    /// What logs, counts and traces is then called here; futures are woken by that thread.
+    /// Of foreign code only a metrics recorder is called then: what wakes futures and logs is left to that thread.
     ///
     /// # Errors
     /// As [`Producer::produce`], but for what is only known later: that [`Pending::wait`] says.
@@ -182,6 +183,7 @@ impl Producer {
     /// [`Error::Kafka`] with a timeout where some are still on their way after `timeout`. They stay so. What became of a
     /// message its [`Pending`] says.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
+        let _expected = self.inner.client.context().reports.expect();
         native::flush(self.inner.client.client(), timeout).map_err(|code| KafkaError::Flush(code).into())
     }
 
@@ -227,10 +229,13 @@ struct Inner {
 /// After this time without room the linger ends of what fills the queue: that would only keep it full.
 const FULL: Duration = Duration::from_millis(10);
 
+/// So many events a sender takes at once, and leaves more to the thread.
+const EVENTS: usize = 8;
+
 /// A record that waits for room.
 #[derive(Default)]
 struct Waiting {
-    since: Option<Instant>,
+    since: Option<(Instant, Expected)>,
     request: Option<Request>,
 }
 
@@ -300,18 +305,24 @@ impl Inner {
         let mut waiting = Waiting::default();
         while let Some(back) = self.offer(topic, record, entry, &mut waiting, patience)? {
             entry = back;
-            let context = self.client.context();
-            let take = || self.client.poll(Duration::from_millis(1));
-            if waiting.request.is_some() || !context.reports.full(take) {
-                context.wait_for_room();
-            }
+            self.client.context().wait_for_room();
         }
         Ok(())
     }
 
     /// A message was sent that its sender does not wait for.
     fn sent(&self) {
-        self.client.context().reports.sent(|| self.client.poll(Duration::ZERO));
+        if self.tracing.is_on() {
+            // The spans end with the reports, and exporters are foreign code.
+            return;
+        }
+        self.client.context().reports.sent(|| {
+            // One event each, of one request.
+            (0..EVENTS).any(|_| {
+                self.client.poll(Duration::ZERO);
+                native::main_events(self.client.client()) == 0
+            })
+        });
     }
 
     /// Tries once, and gives the entry back while the queue is full.
@@ -334,7 +345,8 @@ impl Inner {
         if !is_full(&error) {
             return Err(error);
         }
-        let time = waiting.since.get_or_insert_with(Instant::now).elapsed();
+        let (since, _) = waiting.since.get_or_insert_with(|| (Instant::now(), context.reports.expect()));
+        let time = since.elapsed();
         if patience.is_some_and(|patience| time > patience) {
             return Err(error);
         }

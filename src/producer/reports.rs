@@ -2,15 +2,15 @@
 //!
 //! A thread does, so that they are heard whatever callers do. While messages are sent one after the other and nobody
 //! waits, senders do in between: what a report frees they have allocated, and two threads would meet in the allocator's
-//! locks and compete for processors. The thread stands back as long as that lasts, and wakes futures all the same: a
-//! waker is foreign code, which could want a lock that a sender holds.
+//! locks and compete for processors. The thread stands back as long as that lasts, but for what runs foreign code, a
+//! waker or a logger: that could want a lock that a sender holds.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::delivery::Context;
 use crate::client::guarded;
 
 /// After so many messages a sender looks for reports.
@@ -22,9 +22,12 @@ const TRUST: Duration = Duration::from_millis(3);
 
 thread_local! {
     static SENT: Cell<u32> = const { Cell::new(0) };
-    /// This thread takes reports for the other one.
-    static TAKES: Cell<bool> = const { Cell::new(false) };
+    /// The address of the reports that this thread takes instead of theirs.
+    static TAKES: Cell<usize> = const { Cell::new(0) };
 }
+
+/// What is left to the thread.
+type Later = Box<dyn FnOnce(&Context) + Send>;
 
 pub(crate) struct Reports {
     start: Instant,
@@ -38,16 +41,8 @@ pub(crate) struct Reports {
     awaited: AtomicUsize,
     /// Held by the sender that looks.
     taking: Mutex<()>,
-    deferred: Mutex<Deferred>,
+    deferred: Mutex<Vec<Later>>,
     changed: Condvar,
-}
-
-/// What is left to the thread.
-#[derive(Default)]
-struct Deferred {
-    wakers: Vec<Waker>,
-    /// The queue has room.
-    has_room: bool,
 }
 
 impl Default for Reports {
@@ -70,13 +65,13 @@ impl Reports {
         nanos(self.start.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Deferred> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Later>> {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A message was sent, and its sender does not wait for it. Now and then `take` is called, which is to take reports
-    /// that are there.
-    pub(super) fn sent(&self, take: impl FnOnce()) {
+    /// that are there, and to say whether it took all of them.
+    pub(super) fn sent(&self, take: impl FnOnce() -> bool) {
         let sent = SENT.get() + 1;
         SENT.set(sent % EVERY);
         if sent == EVERY {
@@ -84,76 +79,53 @@ impl Reports {
         }
     }
 
-    fn look(&self, take: impl FnOnce()) {
+    fn look(&self, take: impl FnOnce() -> bool) {
         let Ok(_taking) = self.taking.try_lock() else { return };
         let now = self.now();
         if now - self.looked.swap(now, Ordering::Relaxed).min(now) > nanos(BRISK) {
             return;
         }
-        self.trusted.store(now + nanos(TRUST), Ordering::SeqCst);
-        self.take(take);
-    }
-
-    /// A sender finds no room. Says whether the thread has left it to senders to make some, which `take` has done then.
-    pub(super) fn full(&self, take: impl FnOnce()) -> bool {
-        let Ok(_taking) = self.taking.try_lock() else { return false };
-        let now = self.now();
-        self.looked.store(now, Ordering::Relaxed);
-        let has_taken = self.take(take);
-        if has_taken {
-            self.trusted.store(now + nanos(TRUST), Ordering::SeqCst);
+        // Not renewed before they are taken: a sender that foreign code keeps does not keep the thread.
+        if !self.is_left.load(Ordering::SeqCst) || self.take(take) {
+            self.trusted.store(self.now() + nanos(TRUST), Ordering::SeqCst);
         }
-        has_taken
     }
 
-    /// With `taking` held: a sender that is kept by foreign code keeps the thread for no longer than `TRUST`.
-    fn take(&self, take: impl FnOnce()) -> bool {
-        let is_left = self.is_left.load(Ordering::SeqCst);
-        if is_left {
-            TAKES.set(true);
-            guarded(take);
-            TAKES.set(false);
+    fn take(&self, take: impl FnOnce() -> bool) -> bool {
+        let mut has_all = false;
+        let before = TAKES.replace(self.address());
+        guarded(|| has_all = take());
+        TAKES.set(before);
+        has_all
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Leaves it to the thread where a sender takes the reports; gives it back to be done at once where the thread does.
+    pub(super) fn leave<F: FnOnce(&Context) + Send + 'static>(&self, later: F) -> Option<F> {
+        if TAKES.get() != self.address() {
+            return Some(later);
         }
-        is_left
+        self.lock().push(Box::new(later));
+        self.changed.notify_all();
+        None
     }
 
-    /// Somebody waits for a report, until [`Reports::unexpect`].
-    pub(super) fn expect(&self) {
+    /// Somebody waits for a report: the thread is to take them until this is dropped.
+    pub(super) fn expect(self: &Arc<Self>) -> Expected {
         self.awaited.fetch_add(1, Ordering::SeqCst);
         if self.is_left.load(Ordering::SeqCst) {
             drop(self.lock());
             self.changed.notify_all();
         }
+        Expected(Arc::clone(self))
     }
 
-    pub(super) fn unexpect(&self) {
-        self.awaited.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Wakes a future, on the thread that may.
-    pub(super) fn wake(&self, waker: Waker) {
-        if TAKES.get() {
-            self.lock().wakers.push(waker);
-            self.changed.notify_all();
-        } else {
-            guarded(|| waker.wake());
-        }
-    }
-
-    /// The queue has room: calls `tell`, which wakes futures that wait for that, on the thread that may.
-    #[cfg(feature = "tokio")]
-    pub(super) fn room(&self, tell: impl FnOnce()) {
-        if TAKES.get() {
-            self.lock().has_room = true;
-            self.changed.notify_all();
-        } else {
-            guarded(tell);
-        }
-    }
-
-    /// For the thread: stands back while senders take the reports, for at most this time, and does what they leave to it.
-    /// Else it says how long to wait for the next report.
-    pub(super) fn stand_back(&self, at_most: Duration, tell_room: impl Fn()) -> Option<Duration> {
+    /// For the thread: stands back while senders take the reports, for at most this time, and has `run` do what they leave
+    /// to it. Else it says how long to wait for the next report.
+    pub(super) fn stand_back(&self, at_most: Duration, run: impl Fn(Later)) -> Option<Duration> {
         let end = self.now() + nanos(at_most);
         let mut deferred = self.lock();
         loop {
@@ -163,18 +135,13 @@ impl Reports {
             let left = self.trusted.load(Ordering::SeqCst).saturating_sub(now);
             let is_left = left > 0 && self.awaited.load(Ordering::SeqCst) == 0;
             self.is_left.store(is_left, Ordering::SeqCst);
-            let Deferred { wakers, has_room } = std::mem::take(&mut *deferred);
-            if !wakers.is_empty() || has_room {
+            let all = std::mem::take(&mut *deferred);
+            if !all.is_empty() {
                 drop(deferred);
-                for waker in wakers {
-                    guarded(|| waker.wake());
-                }
-                if has_room {
-                    guarded(&tell_room);
-                }
+                all.into_iter().for_each(|later| guarded(|| run(later)));
                 deferred = self.lock();
             } else if !is_left {
-                // A sender that still takes some may have futures to wake.
+                // A sender that still takes some may leave some of it.
                 let is_taken = self.taking.try_lock().is_err();
                 return Some(if is_taken { at_most.min(BRISK) } else { at_most });
             } else if now >= end {
@@ -187,15 +154,22 @@ impl Reports {
     }
 }
 
+/// See [`Reports::expect`].
+pub(super) struct Expected(Arc<Reports>);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.0.awaited.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::mpsc::{Receiver, Sender, channel};
-    use std::task::Wake;
+    use std::sync::mpsc::{Receiver, channel};
     use std::thread::{self, ThreadId};
 
     use super::*;
@@ -209,12 +183,16 @@ mod tests {
         Arc::new(reports)
     }
 
+    fn run(later: Later) {
+        later(&Context::default());
+    }
+
     /// The thread, and what it does next.
     fn stand_back(reports: &Arc<Reports>) -> (ThreadId, Receiver<Option<Duration>>) {
-        let (reports, (next, said)) = (Arc::clone(reports), channel());
+        let (next, said) = channel();
         let thread = thread::spawn({
-            let reports = Arc::clone(&reports);
-            move || next.send(reports.stand_back(LONG, || {}))
+            let reports = Arc::clone(reports);
+            move || next.send(reports.stand_back(LONG, run))
         });
         while !reports.is_left.load(Ordering::SeqCst) {
             thread::yield_now();
@@ -222,25 +200,44 @@ mod tests {
         (thread.thread().id(), said)
     }
 
+    fn send(reports: &Reports, mut take: impl FnMut() -> bool) {
+        (0..EVERY).for_each(|_| reports.sent(&mut take));
+    }
+
     #[test]
     fn a_stream_is_left_to_who_sends_it() {
         let reports = Reports::default();
-        let mut taken = 0;
         // Two looks within a short time make a stream: where the machine is busy, later ones.
         while reports.trusted.load(Ordering::SeqCst) == 0 {
-            (0..EVERY).for_each(|_| reports.sent(|| taken += 1));
+            send(&reports, || unreachable!("before the thread stands back"));
         }
-        assert_eq!(taken, 0, "before the thread stands back");
         reports.is_left.store(true, Ordering::SeqCst);
+        let mut taken = 0;
         while taken == 0 {
-            (0..EVERY).for_each(|_| reports.sent(|| taken += 1));
+            send(&reports, || {
+                taken += 1;
+                true
+            });
         }
         let end = Instant::now() + TRUST;
         while Instant::now() <= end {
             thread::yield_now();
         }
-        assert_eq!(reports.stand_back(LONG, || {}), Some(LONG), "nobody sends any more");
-        assert!(!reports.full(|| unreachable!()));
+        assert_eq!(reports.stand_back(LONG, run), Some(LONG), "nobody sends any more");
+    }
+
+    #[test]
+    fn a_sender_that_leaves_reports_is_not_trusted_with_more() {
+        let reports = Reports::default();
+        reports.is_left.store(true, Ordering::SeqCst);
+        let mut taken = 0;
+        while taken == 0 {
+            send(&reports, || {
+                taken += 1;
+                false
+            });
+        }
+        assert_eq!(reports.trusted.load(Ordering::SeqCst), 0);
     }
 
     #[test]
@@ -249,7 +246,7 @@ mod tests {
         reports.is_left.store(true, Ordering::SeqCst);
         for _ in 0..3 {
             thread::sleep(BRISK);
-            (0..EVERY).for_each(|_| reports.sent(|| unreachable!()));
+            send(&reports, || unreachable!());
         }
     }
 
@@ -257,63 +254,46 @@ mod tests {
     fn who_waits_has_the_thread() {
         let reports = left();
         let (_, next) = stand_back(&reports);
-        reports.expect();
+        let expected = reports.expect();
         assert_eq!(next.recv().unwrap(), Some(LONG));
-        assert_eq!(reports.stand_back(LONG, || {}), Some(LONG));
-        reports.unexpect();
-        assert_eq!(reports.stand_back(Duration::ZERO, || {}), None);
-    }
-
-    struct Tell(Mutex<Sender<ThreadId>>);
-
-    impl Wake for Tell {
-        fn wake(self: Arc<Self>) {
-            self.0.lock().unwrap().send(thread::current().id()).unwrap();
-        }
+        assert_eq!(reports.stand_back(LONG, run), Some(LONG));
+        drop(expected);
+        assert_eq!(reports.stand_back(Duration::ZERO, run), None);
     }
 
     #[test]
-    fn futures_are_woken_by_the_thread() {
+    fn foreign_code_is_left_to_the_thread() {
         let reports = left();
         let (thread, _next) = stand_back(&reports);
-        let (tell, woken) = channel();
-        let waker = Waker::from(Arc::new(Tell(Mutex::new(tell))));
-        assert!(reports.full(|| reports.wake(waker.clone())));
-        assert_eq!(woken.recv().unwrap(), thread);
-        // The thread itself leaves nothing to itself.
-        reports.wake(waker);
-        assert_eq!(woken.recv().unwrap(), thread::current().id());
-        reports.expect();
-    }
-
-    #[cfg(feature = "tokio")]
-    #[test]
-    fn so_are_those_that_wait_for_room() {
-        let reports = left();
-        let (told, is_told) = channel();
-        thread::scope(|threads| {
-            let thread = threads.spawn(|| reports.stand_back(LONG, || told.send(thread::current().id()).unwrap()));
-            while !reports.is_left.load(Ordering::SeqCst) {
-                thread::yield_now();
-            }
-            assert!(reports.full(|| reports.room(|| unreachable!())));
-            assert_eq!(is_told.recv().unwrap(), thread.thread().id());
-            reports.expect();
+        let (tell, done) = channel();
+        let later = move |_: &Context| tell.send(thread::current().id()).unwrap();
+        assert!(reports.leave(later.clone()).is_some(), "the thread itself leaves nothing to itself");
+        let other = left();
+        reports.take(|| {
+            // What it calls takes the reports of another producer.
+            other.take(|| reports.leave(later.clone()).is_some());
+            assert!(other.leave(later.clone()).is_some());
+            reports.leave(later.clone()).is_none()
         });
+        assert_eq!(done.recv().unwrap(), thread);
+        assert!(reports.leave(later).is_some());
+        let _end = reports.expect();
     }
 
     #[test]
     fn a_sender_that_is_kept_keeps_nobody() {
         let reports = left();
         let (_, next) = stand_back(&reports);
-        let taken = reports.full(|| {
-            // What it calls sends itself, and finds no room.
-            assert!(!reports.full(|| unreachable!()));
-            reports.trusted.store(0, Ordering::SeqCst);
-            reports.changed.notify_all();
-            // Not for long at once: what this sender leaves to the thread comes without a sound.
-            assert_eq!(next.recv().unwrap(), Some(BRISK));
-        });
-        assert!(taken);
+        let deferred = reports.lock();
+        reports.trusted.store(0, Ordering::SeqCst);
+        drop(deferred);
+        reports.changed.notify_all();
+        let _taking = reports.taking.lock().unwrap();
+        // What it calls sends itself.
+        send(&reports, || unreachable!());
+        let waits = next.recv().unwrap();
+        assert!(waits == Some(BRISK) || waits == Some(LONG), "{waits:?}");
+        // Not for long at once: what this sender leaves to the thread comes without a sound.
+        assert_eq!(reports.stand_back(LONG, run), Some(BRISK));
     }
 }

@@ -18,10 +18,10 @@ use crate::native;
 /// How long a client and its threads may take to end.
 pub(super) const CLOSE: Duration = Duration::from_secs(3);
 
-/// rdkafka's `poll` sleeps out its time whatever arrives, so this is how late its thread notices the end.
+/// rdkafka's `poll` uses up its time whatever arrives, so this is how late its thread notices the end.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The threads of a client: one takes its events, one flushes while somebody waits. The client ends with them.
+/// The threads of a client: one takes its events where senders do not, one flushes while somebody waits. The client ends with them.
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     poller: thread::JoinHandle<()>,
@@ -101,7 +101,7 @@ fn poll(client: &Client, stop: &AtomicBool) {
         tell();
         context.bootstrap.serve(client.client());
     }
-    // Futures that were left to it.
+    // What was left to it.
     context.stand_back(Duration::ZERO);
     let deadline = Instant::now() + CLOSE / 3;
     if context.outstanding() > 0 {

@@ -12,12 +12,13 @@ use crate::settings::check;
 
 pub(super) type Topic = native::Topic<Context>;
 
-/// So many are kept, few enough to look through them. Who sends to more looks some of them up again.
-const KEPT: usize = 32;
+/// So many are kept. Who sends to more looks them up again.
+const KEPT: usize = 1_000;
 
 /// The topics that were sent to: checked and looked up once, not for each record.
 pub(super) struct Topics {
     client: Arc<Client>,
+    /// By name.
     known: RwLock<Vec<(String, Arc<Topic>)>>,
 }
 
@@ -41,7 +42,8 @@ impl Topics {
 
     fn known(&self, name: &str) -> Option<Arc<Topic>> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find(|(known, _)| known == name).map(|(_, topic)| Arc::clone(topic))
+        let place = place(&known, name).ok()?;
+        known.get(place).map(|(_, topic)| Arc::clone(topic))
     }
 
     fn look_up(&self, name: &str) -> Result<Arc<Topic>, KafkaError> {
@@ -50,7 +52,13 @@ impl Topics {
         if known.len() >= KEPT {
             known.clear();
         }
-        known.push((name.to_owned(), Arc::clone(&topic)));
+        if let Err(place) = place(&known, name) {
+            known.insert(place, (name.to_owned(), Arc::clone(&topic)));
+        }
         Ok(topic)
     }
+}
+
+fn place(known: &[(String, Arc<Topic>)], name: &str) -> Result<usize, usize> {
+    known.binary_search_by(|(known, _)| known.as_str().cmp(name))
 }
