@@ -183,8 +183,14 @@ impl Producer {
     /// [`Error::Kafka`] with a timeout where some are still on their way after `timeout`. They stay so. What became of a
     /// message its [`Pending`] says.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
-        let _expected = self.inner.client.context().reports.expect();
-        native::flush(self.inner.client.client(), timeout).map_err(|code| KafkaError::Flush(code).into())
+        let start = Instant::now();
+        let reports = &self.inner.client.context().reports;
+        let _expected = reports.expect();
+        native::flush(self.inner.client.client(), timeout).map_err(KafkaError::Flush)?;
+        match reports.wait_done(timeout.saturating_sub(start.elapsed())) {
+            true => Ok(()),
+            false => Err(KafkaError::Flush(Code::OperationTimedOut).into()),
+        }
     }
 
     /// What brokers refuse this producer: to let it in, a topic. A topic is refused until a message to it is acknowledged

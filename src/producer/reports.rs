@@ -41,8 +41,16 @@ pub(crate) struct Reports {
     awaited: AtomicUsize,
     /// Held by the sender that looks.
     taking: Mutex<()>,
-    deferred: Mutex<Vec<Later>>,
+    deferred: Mutex<Deferred>,
     changed: Condvar,
+    done: Condvar,
+}
+
+#[derive(Default)]
+struct Deferred {
+    all: Vec<Later>,
+    /// How many of them and of those before are not done.
+    open: usize,
 }
 
 impl Default for Reports {
@@ -56,6 +64,7 @@ impl Default for Reports {
             taking: Mutex::default(),
             deferred: Mutex::default(),
             changed: Condvar::default(),
+            done: Condvar::default(),
         }
     }
 }
@@ -65,7 +74,7 @@ impl Reports {
         nanos(self.start.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Later>> {
+    fn lock(&self) -> MutexGuard<'_, Deferred> {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -108,9 +117,20 @@ impl Reports {
         if TAKES.get() != self.address() {
             return Some(later);
         }
-        self.lock().push(Box::new(later));
+        let mut deferred = self.lock();
+        deferred.all.push(Box::new(later));
+        deferred.open += 1;
+        drop(deferred);
         self.changed.notify_all();
         None
+    }
+
+    /// Waits until the thread has done what was left to it. False: that takes longer.
+    pub(super) fn wait_done(&self, at_most: Duration) -> bool {
+        let is_open = |deferred: &mut Deferred| deferred.open > 0;
+        let waited =
+            self.done.wait_timeout_while(self.lock(), at_most, is_open).unwrap_or_else(PoisonError::into_inner);
+        waited.0.open == 0
     }
 
     /// Somebody waits for a report: the thread is to take them until this is dropped.
@@ -135,11 +155,14 @@ impl Reports {
             let left = self.trusted.load(Ordering::SeqCst).saturating_sub(now);
             let is_left = left > 0 && self.awaited.load(Ordering::SeqCst) == 0;
             self.is_left.store(is_left, Ordering::SeqCst);
-            let all = std::mem::take(&mut *deferred);
+            let all = std::mem::take(&mut deferred.all);
             if !all.is_empty() {
                 drop(deferred);
+                let count = all.len();
                 all.into_iter().for_each(|later| guarded(|| run(later)));
                 deferred = self.lock();
+                deferred.open -= count;
+                self.done.notify_all();
             } else if !is_left {
                 // A sender that still takes some may leave some of it.
                 let is_taken = self.taking.try_lock().is_err();
@@ -277,6 +300,30 @@ mod tests {
         });
         assert_eq!(done.recv().unwrap(), thread);
         assert!(reports.leave(later).is_some());
+        let _end = reports.expect();
+    }
+
+    #[test]
+    fn what_was_left_is_waited_for() {
+        let reports = left();
+        assert!(reports.wait_done(Duration::ZERO));
+        let (go, wait) = channel();
+        let (is_done, done) = (Arc::new(AtomicBool::new(false)), channel());
+        let tell = Arc::clone(&is_done);
+        reports.take(|| {
+            let later = move |_: &Context| {
+                done.0.send(()).unwrap();
+                wait.recv().unwrap();
+                tell.store(true, Ordering::SeqCst);
+            };
+            reports.leave(later).is_none()
+        });
+        assert!(!reports.wait_done(Duration::ZERO), "nobody has begun it");
+        let _next = stand_back(&reports);
+        done.1.recv().unwrap();
+        assert!(!reports.wait_done(Duration::ZERO), "it goes on");
+        go.send(()).unwrap();
+        assert!(reports.wait_done(LONG) && is_done.load(Ordering::SeqCst));
         let _end = reports.expect();
     }
 

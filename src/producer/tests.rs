@@ -439,7 +439,7 @@ fn a_refused_topic_is_not_why_other_messages_are_late() {
     assert_eq!(why(Code::MessageTimedOut), Some(RefusalKind::Authentication));
 }
 
-/// What glibc frees without a lock where another thread does it. Reports are taken by a thread of its own.
+/// What glibc frees without a lock where another thread does it, as that which takes reports may be.
 #[test]
 #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
 fn what_is_kept_of_a_message_on_its_way_is_small() {
