@@ -76,7 +76,7 @@ fn debug(error: &KafkaError, reason: &str) {
 }
 
 /// What every context does with librdkafka's logs, and what this one does with errors of the client as a whole and with
-/// statistics: functions of the context, the error and the reason, and of the context and the JSON. Where there are none, its
+/// statistics: functions of the context and what there is to hear. Where there are none, its
 /// fields `trouble`, `bootstrap` and `statistics` hear of them.
 macro_rules! client_context {
     ($context:ty) => {
@@ -86,16 +86,23 @@ macro_rules! client_context {
                 context.trouble.hear(error, reason);
                 context.bootstrap.hear(error);
             },
-            |context, json| $crate::client::statistics(json, Some(&context.statistics))
+            |context, json| $crate::client::statistics(json, Some(&context.statistics)),
+            |_, level, facility, text| $crate::client::log(level, facility, text)
         );
     };
     ($context:ty, $error:expr) => {
-        $crate::client::client_context!($context, $error, |_, json| $crate::client::statistics(json, None));
+        $crate::client::client_context!(
+            $context,
+            $error,
+            |_, json| $crate::client::statistics(json, None),
+            |_, level, facility, text| $crate::client::log(level, facility, text)
+        );
     };
-    ($context:ty, $error:expr, $statistics:expr) => {
+    ($context:ty, $error:expr, $statistics:expr, $log:expr) => {
         impl rdkafka::client::ClientContext for $context {
             fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
-                $crate::client::log(level, facility, text);
+                let heard: fn(&$context, rdkafka::config::RDKafkaLogLevel, &str, &str) = $log;
+                heard(self, level, facility, text);
             }
 
             fn stats_raw(&self, statistics: &[u8]) {

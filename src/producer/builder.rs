@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::delivery::Context;
+use super::context::Context;
 use super::sending::Writer;
 use super::threads::Threads;
 use super::topics::Topics;

@@ -27,6 +27,7 @@
 //! ```
 
 mod builder;
+mod context;
 mod delivery;
 mod flusher;
 #[cfg(feature = "tokio")]
@@ -55,7 +56,8 @@ use crate::metrics::Timer;
 use crate::native::{self, Outgoing};
 use crate::otel::{Injected, Span, Tracing};
 use crate::refusal::Refusal;
-use delivery::{Claim, Context, Entry, Failure, Tracker, is_full, not_delivered};
+use context::Context;
+use delivery::{Claim, Entry, Failure, Tracker, is_full, not_delivered};
 use flusher::{Flusher, Request};
 use reports::Expected;
 use sending::{Sending, Submitted};
@@ -323,11 +325,12 @@ impl Inner {
             return;
         }
         self.client.context().reports.sent(|| {
-            // One event each, of one request.
-            (0..EVENTS).any(|_| {
-                self.client.poll(Duration::ZERO);
-                native::main_events(self.client.client()) == 0
-            })
+            // What the thread calls may send, too. Each poll takes one event, of one request.
+            !self.threads.is_poller()
+                && (0..EVENTS).any(|_| {
+                    self.client.poll(Duration::ZERO);
+                    native::main_events(self.client.client()) == 0
+                })
         });
     }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::delivery::Context;
+use super::context::Context;
 use crate::client::guarded;
 
 /// After so many messages a sender looks for reports.
@@ -19,6 +19,8 @@ const EVERY: u32 = 64;
 const BRISK: Duration = Duration::from_millis(2);
 /// How long the thread stands back after a look.
 const TRUST: Duration = Duration::from_millis(3);
+/// The thread is slow, or foreign code keeps it: with so much left to it, no sender leaves more.
+const OPEN: usize = 1_000;
 
 thread_local! {
     static SENT: Cell<u32> = const { Cell::new(0) };
@@ -41,16 +43,11 @@ pub(crate) struct Reports {
     awaited: AtomicUsize,
     /// Held by the sender that looks.
     taking: Mutex<()>,
-    deferred: Mutex<Deferred>,
+    deferred: Mutex<Vec<Later>>,
+    /// How many that were deferred are not done.
+    open: AtomicUsize,
     changed: Condvar,
     done: Condvar,
-}
-
-#[derive(Default)]
-struct Deferred {
-    all: Vec<Later>,
-    /// How many of them and of those before are not done.
-    open: usize,
 }
 
 impl Default for Reports {
@@ -63,6 +60,7 @@ impl Default for Reports {
             awaited: AtomicUsize::default(),
             taking: Mutex::default(),
             deferred: Mutex::default(),
+            open: AtomicUsize::default(),
             changed: Condvar::default(),
             done: Condvar::default(),
         }
@@ -74,7 +72,7 @@ impl Reports {
         nanos(self.start.elapsed())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Deferred> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Later>> {
         self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,6 +90,9 @@ impl Reports {
         let Ok(_taking) = self.taking.try_lock() else { return };
         let now = self.now();
         if now - self.looked.swap(now, Ordering::Relaxed).min(now) > nanos(BRISK) {
+            return;
+        }
+        if self.open.load(Ordering::SeqCst) > OPEN {
             return;
         }
         // Not renewed before they are taken: a sender that foreign code keeps does not keep the thread.
@@ -118,8 +119,8 @@ impl Reports {
             return Some(later);
         }
         let mut deferred = self.lock();
-        deferred.all.push(Box::new(later));
-        deferred.open += 1;
+        deferred.push(Box::new(later));
+        self.open.fetch_add(1, Ordering::SeqCst);
         drop(deferred);
         self.changed.notify_all();
         None
@@ -127,10 +128,9 @@ impl Reports {
 
     /// Waits until the thread has done what was left to it. False: that takes longer.
     pub(super) fn wait_done(&self, at_most: Duration) -> bool {
-        let is_open = |deferred: &mut Deferred| deferred.open > 0;
-        let waited =
-            self.done.wait_timeout_while(self.lock(), at_most, is_open).unwrap_or_else(PoisonError::into_inner);
-        waited.0.open == 0
+        let is_open = |_: &mut Vec<Later>| self.open.load(Ordering::SeqCst) > 0;
+        let waited = self.done.wait_timeout_while(self.lock(), at_most, is_open);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Somebody waits for a report: the thread is to take them until this is dropped.
@@ -155,14 +155,17 @@ impl Reports {
             let left = self.trusted.load(Ordering::SeqCst).saturating_sub(now);
             let is_left = left > 0 && self.awaited.load(Ordering::SeqCst) == 0;
             self.is_left.store(is_left, Ordering::SeqCst);
-            let all = std::mem::take(&mut deferred.all);
+            let all = std::mem::take(&mut *deferred);
             if !all.is_empty() {
                 drop(deferred);
                 let count = all.len();
                 all.into_iter().for_each(|later| guarded(|| run(later)));
                 deferred = self.lock();
-                deferred.open -= count;
+                self.open.fetch_sub(count, Ordering::SeqCst);
                 self.done.notify_all();
+                if self.now() >= end {
+                    return None;
+                }
             } else if !is_left {
                 // A sender that still takes some may leave some of it.
                 let is_taken = self.taking.try_lock().is_err();
@@ -261,6 +264,16 @@ mod tests {
             });
         }
         assert_eq!(reports.trusted.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_thread_that_is_kept_is_left_no_more() {
+        let reports = left();
+        reports.is_left.store(true, Ordering::SeqCst);
+        reports.open.store(OPEN + 1, Ordering::SeqCst);
+        for _ in 0..100 {
+            send(&reports, || unreachable!());
+        }
     }
 
     #[test]

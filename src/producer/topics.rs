@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rdkafka::error::KafkaError;
 
 use super::Client;
-use super::delivery::Context;
+use super::context::Context;
 use crate::error::Result;
 use crate::native;
 use crate::settings::check;

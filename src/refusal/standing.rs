@@ -47,6 +47,11 @@ impl Standing {
         self.any.load(Ordering::Relaxed)
     }
 
+    /// Whether such a refusal stands.
+    pub(crate) fn has(&self, is_it: impl Fn(&Refusal) -> bool) -> bool {
+        self.any() && self.lock().iter().any(|met| is_it(&met.refusal))
+    }
+
     /// A refusal was met, perhaps again.
     pub(crate) fn met(&self, refusal: Refusal) {
         let now = Instant::now();
@@ -154,7 +159,7 @@ impl Standing {
     }
 
     pub(crate) fn connection(&self) -> bool {
-        self.any() && self.lock().iter().any(|met| met.refusal.kind.is_of_connection())
+        self.has(|refusal| refusal.kind.is_of_connection())
     }
 }
 
