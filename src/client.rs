@@ -75,9 +75,9 @@ fn debug(error: &KafkaError, reason: &str) {
     guarded(|| log::debug!(target: TARGET, "{error}: {reason}"));
 }
 
-/// What every context does with librdkafka's logs, and what this one does with errors of the client as a whole and with
-/// statistics: functions of the context and what there is to hear. Where there are none, its
-/// fields `trouble`, `bootstrap` and `statistics` hear of them.
+/// What every context does with librdkafka's logs and statistics, and what this one does with errors of the client as a whole:
+/// a function of the context, the error and the reason. Where there is none, `trouble` and `bootstrap` hear of them, and
+/// `statistics` of statistics: fields of the context.
 macro_rules! client_context {
     ($context:ty) => {
         $crate::client::client_context!(
@@ -86,28 +86,21 @@ macro_rules! client_context {
                 context.trouble.hear(error, reason);
                 context.bootstrap.hear(error);
             },
-            |context, json| $crate::client::statistics(json, Some(&context.statistics)),
-            |_, level, facility, text| $crate::client::log(level, facility, text)
+            |context| Some(&context.statistics)
         );
     };
     ($context:ty, $error:expr) => {
-        $crate::client::client_context!(
-            $context,
-            $error,
-            |_, json| $crate::client::statistics(json, None),
-            |_, level, facility, text| $crate::client::log(level, facility, text)
-        );
+        $crate::client::client_context!($context, $error, |_| None);
     };
-    ($context:ty, $error:expr, $statistics:expr, $log:expr) => {
+    ($context:ty, $error:expr, $statistics:expr) => {
         impl rdkafka::client::ClientContext for $context {
             fn log(&self, level: rdkafka::config::RDKafkaLogLevel, facility: &str, text: &str) {
-                let heard: fn(&$context, rdkafka::config::RDKafkaLogLevel, &str, &str) = $log;
-                heard(self, level, facility, text);
+                $crate::client::log(level, facility, text);
             }
 
             fn stats_raw(&self, statistics: &[u8]) {
-                let heard: fn(&$context, &[u8]) = $statistics;
-                heard(self, statistics);
+                let heard_by: fn(&$context) -> Option<&$crate::metrics::Statistics> = $statistics;
+                $crate::client::statistics(statistics, heard_by(self));
             }
 
             fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {

@@ -269,7 +269,7 @@ fn send_all<K: AsRef<[u8]>, V: AsRef<[u8]>>(
         total: batch.len(),
         possibly_persisted: failed.iter().filter(|(_, (_, doubt))| *doubt).map(|(index, _)| *index).collect(),
         failed: failed.into_iter().map(|(index, (error, _))| (index, error)).collect(),
-        fatal: producer.client().fatal_error().is_some(),
+        fatal: native::is_fatal(producer.client()),
         refusal: None,
     })
 }

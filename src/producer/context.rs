@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 
@@ -113,24 +115,26 @@ impl Context {
     }
 }
 
-client::client_context!(
-    Context,
-    |context, error, reason| {
-        let (error, reason) = (error.clone(), reason.to_owned());
-        context.act(move |context| {
+/// What `client_context!` does, but on the thread that may.
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        let (facility, text) = (facility.to_owned(), text.to_owned());
+        self.act(move |_| client::log(level, &facility, &text));
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let json = statistics.to_vec();
+        self.act(move |context| client::statistics(&json, Some(&context.statistics)));
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let reason = reason.to_owned();
+        self.act(move |context| {
             context.trouble.hear(&error, &reason);
             context.bootstrap.hear(&error);
         });
-    },
-    |context, json| {
-        let json = json.to_vec();
-        context.act(move |context| client::statistics(&json, Some(&context.statistics)));
-    },
-    |context, level, facility, text| {
-        let (facility, text) = (facility.to_owned(), text.to_owned());
-        context.act(move |_| client::log(level, &facility, &text));
     }
-);
+}
 
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Entry>;

@@ -230,6 +230,17 @@ mod tests {
         (0..EVERY).for_each(|_| reports.sent(&mut take));
     }
 
+    /// Sends until the sender has taken reports, and says whether those were all.
+    fn take_once(reports: &Reports, has_all: bool) {
+        let mut is_taken = false;
+        while !is_taken {
+            send(reports, || {
+                is_taken = true;
+                has_all
+            });
+        }
+    }
+
     #[test]
     fn a_stream_is_left_to_who_sends_it() {
         let reports = Reports::default();
@@ -238,13 +249,7 @@ mod tests {
             send(&reports, || unreachable!("before the thread stands back"));
         }
         reports.is_left.store(true, Ordering::SeqCst);
-        let mut taken = 0;
-        while taken == 0 {
-            send(&reports, || {
-                taken += 1;
-                true
-            });
-        }
+        take_once(&reports, true);
         let end = Instant::now() + TRUST;
         while Instant::now() <= end {
             thread::yield_now();
@@ -256,13 +261,7 @@ mod tests {
     fn a_sender_that_leaves_reports_is_not_trusted_with_more() {
         let reports = Reports::default();
         reports.is_left.store(true, Ordering::SeqCst);
-        let mut taken = 0;
-        while taken == 0 {
-            send(&reports, || {
-                taken += 1;
-                false
-            });
-        }
+        take_once(&reports, false);
         assert_eq!(reports.trusted.load(Ordering::SeqCst), 0);
     }
 

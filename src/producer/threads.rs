@@ -21,7 +21,8 @@ pub(super) const CLOSE: Duration = Duration::from_secs(3);
 /// rdkafka's `poll` uses up its time whatever arrives, so this is how late its thread notices the end.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The threads of a client: one takes its events where senders do not, one flushes while somebody waits. The client ends with them.
+/// The threads of a client: one takes its events where senders do not, one flushes while somebody waits. The client ends
+/// with them.
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     poller: thread::JoinHandle<()>,
