@@ -7,9 +7,9 @@ use crate::message::arena::{Arena, Source};
 
 /// So many batches may wait. With one alone, the thread that fills and the thread that handles
 /// wait for each other in turns, because a scheduler lets a woken thread wait for a millisecond and more.
-pub(super) const READY_BATCHES: usize = 4;
+pub(super) const READY_BATCHES: usize = 8;
 /// The same by bytes: large batches last long enough by themselves.
-const READY_BYTES: usize = 1 << 20;
+const READY_BYTES: usize = 2 << 20;
 
 /// A batch that waits. Never empty.
 #[derive(Debug)]
@@ -99,13 +99,13 @@ mod tests {
     #[test]
     fn a_few_batches_wait_or_one_that_is_large() {
         let mut queue = ReadyQueue::default();
-        for partition in 0..4 {
+        for partition in 0..8 {
             assert!(queue.has_room(READY_BATCHES));
             queue.push(ready(partition, 1_000, true));
         }
         assert!(!queue.has_room(READY_BATCHES));
         let mut queue = ReadyQueue::default();
-        queue.push(ready(0, 1 << 20, true));
+        queue.push(ready(0, READY_BYTES, true));
         assert!(!queue.has_room(READY_BATCHES));
     }
 
