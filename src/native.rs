@@ -30,6 +30,14 @@ unsafe extern "C" {
     fn event_error(event: *mut rd::rd_kafka_event_t) -> i32;
     #[link_name = "rd_kafka_error_code"]
     fn code_of(error: *const rd::rd_kafka_error_t) -> i32;
+    #[link_name = "rd_kafka_metadata"]
+    fn metadata(
+        client: *mut rd::rd_kafka_t,
+        all_topics: i32,
+        topic: *mut rd::rd_kafka_topic_t,
+        answer: *mut *const rd::rd_kafka_metadata_t,
+        timeout: i32,
+    ) -> i32;
 }
 
 /// Called by librdkafka's threads when a queue that was empty gets its first entry.
@@ -519,6 +527,20 @@ unsafe fn topic_ids(event: *mut rd::rd_kafka_event_t) -> Vec<(String, Result<Top
 pub(crate) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> Result<(), Code> {
     // SAFETY: the client lives through the call.
     returned(unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) }).map_or(Ok(()), Err)
+}
+
+/// Has the client ask a broker for metadata of the cluster and of the topics that it knows, as soon as one is connected,
+/// and heed the answer. False: there was none in time.
+pub(crate) fn ask_metadata<C: ClientContext>(client: &Client<C>, timeout: Duration) -> bool {
+    let mut answer = ptr::null();
+    // SAFETY: the client lives through the call; an answer that it gives is given back.
+    unsafe {
+        let error = metadata(client.native_ptr(), 0, ptr::null_mut(), &raw mut answer, millis(timeout));
+        if !answer.is_null() {
+            rd::rd_kafka_metadata_destroy(answer);
+        }
+        error == 0
+    }
 }
 
 /// A property as the client has it.
