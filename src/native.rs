@@ -529,20 +529,6 @@ pub(crate) fn flush<C: ClientContext>(client: &Client<C>, timeout: Duration) -> 
     returned(unsafe { rd::rd_kafka_flush(client.native_ptr(), millis(timeout)) }).map_or(Ok(()), Err)
 }
 
-/// Has the client ask a broker for metadata of the cluster and of the topics that it knows, as soon as one is connected,
-/// and heed the answer. False: there was none in time.
-pub(crate) fn ask_metadata<C: ClientContext>(client: &Client<C>, timeout: Duration) -> bool {
-    let mut answer = ptr::null();
-    // SAFETY: the client lives through the call; an answer that it gives is given back.
-    unsafe {
-        let error = metadata(client.native_ptr(), 0, ptr::null_mut(), &raw mut answer, millis(timeout));
-        if !answer.is_null() {
-            rd::rd_kafka_metadata_destroy(answer);
-        }
-        error == 0
-    }
-}
-
 /// A property as the client has it.
 pub(crate) fn property<C: ClientContext>(client: &Client<C>, name: &str) -> Option<String> {
     let name = CString::new(name).ok()?;
@@ -655,6 +641,21 @@ impl<C: ProducerContext> Topic<C> {
             Some(topic) => Ok(Self { topic, producer: Arc::clone(producer) }),
             // SAFETY: it reads what the call above has left for this thread.
             None => Err(KafkaError::MessageProduction(unsafe { rd::rd_kafka_last_error() }.into())),
+        }
+    }
+
+    /// Has librdkafka ask a broker for the topic's metadata, as soon as it has a connection, and heed the answer. False:
+    /// there was none in time.
+    pub(crate) fn ask_metadata(&self, timeout: Duration) -> bool {
+        let mut answer = ptr::null();
+        // SAFETY: client and topic live and belong together; an answer that is given is given back.
+        unsafe {
+            let client = self.producer.client().native_ptr();
+            let error = metadata(client, 0, self.topic.as_ptr(), &raw mut answer, millis(timeout));
+            if !answer.is_null() {
+                rd::rd_kafka_metadata_destroy(answer);
+            }
+            error == 0
         }
     }
 

@@ -107,13 +107,14 @@ impl ProducerBuilder {
             None => number("delivery.timeout.ms")?,
         };
         let patience = Some(timeout).filter(|millis| *millis > 0).map(Duration::from_millis);
+        let needs_id = settings.effective("enable.idempotence")? == "true";
         let client_id = settings.get("client.id").unwrap_or(&self.service);
         let (meter, tracing) = (ProducerMeter::new(client_id), Tracing::new(client_id, None));
         let client: Arc<Client> = Arc::new(settings.create(Context::new(meter))?);
-        let (threads, flusher) = Threads::start(&client)?;
+        let (threads, flusher, start) = Threads::start(&client)?;
         let Self { service, oversize, .. } = self;
         let writer = Writer { service, limit };
-        let topics = Topics::new(&client);
+        let topics = Topics::new(&client, needs_id.then_some(start));
         let inner = Inner { client, topics, writer, oversize, patience, flusher, threads, tracing };
         Ok(Producer { inner: Arc::new(inner) })
     }

@@ -10,6 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer as _, PurgeConfig};
 
 use super::Client;
+use super::context::Context;
 use super::flusher::Flusher;
 use crate::client;
 use crate::error::Result;
@@ -21,24 +22,27 @@ pub(super) const CLOSE: Duration = Duration::from_secs(3);
 /// rdkafka's `poll` uses up its time whatever arrives, so this is how late its thread notices the end.
 const POLL: Duration = Duration::from_millis(50);
 
-/// So many answers get a producer id: the first is of a broker that librdkafka lets go of, the next may be, too.
+/// See [`Start`]: the first answer may be of the broker that is let go of, and so may the next.
 const ANSWERS: usize = 3;
 
-/// How often to ask for them. Without an answer each takes as long as `POLL`; after half a second librdkafka tries by itself.
-const ASKS: usize = 10;
+/// After so many questions librdkafka has looked by itself.
+const ASKS: usize = 5;
 
-/// The threads of a client: one takes its events where senders do not, one flushes while somebody waits, one lives as long
-/// as it starts. The client ends with them.
+/// How long each of them may take, and how late the end is noticed.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The threads of a client: one takes its events where senders do not, one flushes while somebody waits. The client ends
+/// with them.
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
     poller: thread::JoinHandle<()>,
     flusher: Arc<Flusher>,
-    /// Disconnected once all have ended.
+    /// Disconnected once these have ended, and what [`Start`] began.
     ended: Mutex<Receiver<()>>,
 }
 
 impl Threads {
-    pub(super) fn start(client: &Arc<Client>) -> Result<(Self, Arc<Flusher>)> {
+    pub(super) fn start(client: &Arc<Client>) -> Result<(Self, Arc<Flusher>, Start)> {
         let (alive, ended) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let flusher = Arc::new(Flusher::new(Arc::clone(&client.context().reports)));
@@ -47,16 +51,17 @@ impl Threads {
             move |client| poll(client, &stop)
         })?;
         let threads = Self { stop, poller, flusher: Arc::clone(&flusher), ended: Mutex::new(ended) };
-        // If these cannot be started, dropping `threads` stops the other.
-        spawn("kafka-envelope-flush", &alive, client, {
+        // If this one cannot be started, dropping `threads` stops the other.
+        let flushes = spawn("kafka-envelope-flush", &alive, client, {
             let flusher = Arc::clone(&flusher);
             move |client| flusher.run(|timeout| native::flush(client.client(), timeout).is_ok())
-        })?;
-        spawn("kafka-envelope-start", &alive, client, {
-            let stop = Arc::clone(&threads.stop);
-            move |client| start(client, &stop)
-        })?;
-        Ok((threads, flusher))
+        });
+        if let Err(error) = flushes {
+            drop(alive);
+            return Err(error);
+        }
+        let start = Start { client: Arc::clone(client), alive, stop: Arc::clone(&threads.stop) };
+        Ok((threads, flusher, start))
     }
 
     /// Whether this is the thread that takes the client's events: it cannot wait for them.
@@ -84,6 +89,35 @@ impl Drop for Threads {
     }
 }
 
+/// Gets a producer its id as soon as it has a connection, once it has a topic.
+///
+/// Without one an idempotent producer sends nothing. librdkafka looks for a broker that gives it one whenever metadata come,
+/// else every 500 ms. The first come from a broker of `bootstrap.servers`, which it then lets go of before it has a
+/// connection to another: 510 ms to the first acknowledgement. Where metadata are asked for again it takes 56.
+pub(super) struct Start {
+    client: Arc<Client>,
+    alive: Sender<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Start {
+    pub(super) fn begin(self, topic: &Arc<native::Topic<Context>>) {
+        let (topic, stop) = (Arc::clone(topic), self.stop);
+        let started = spawn("kafka-envelope-start", &self.alive, &self.client, move |_| {
+            let mut answers = 0;
+            for _ in 0..ASKS {
+                if answers == ANSWERS || stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                answers += usize::from(topic.ask_metadata(PATIENCE));
+            }
+        });
+        if let Err(error) = started {
+            client::guarded(|| log::warn!("the first message waits for half a second: {error}"));
+        }
+    }
+}
+
 fn spawn(
     name: &str,
     alive: &Sender<()>,
@@ -99,19 +133,6 @@ fn spawn(
     };
     let builder = thread::Builder::new().name(name.to_owned());
     builder.spawn(body).map_err(|error| KafkaError::ClientCreation(format!("cannot start a thread: {error}")).into())
-}
-
-/// Gets the client its producer id as soon as it has a connection. Without one an idempotent producer sends nothing, and
-/// librdkafka looks for a broker to ask whenever metadata come, else every 500 ms. It asks for them once, of a broker of
-/// `bootstrap.servers`, and has no connection to another by then: 510 ms to the first acknowledgement, instead of 56.
-fn start(client: &Client, stop: &AtomicBool) {
-    let mut answers = 0;
-    for _ in 0..ASKS {
-        if answers == ANSWERS || stop.load(Ordering::Relaxed) {
-            return;
-        }
-        answers += usize::from(native::ask_metadata(client.client(), POLL));
-    }
 }
 
 /// Takes the client's events until the producer's end, and the reports of what is given up then.

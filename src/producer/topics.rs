@@ -1,11 +1,12 @@
 //! Topics by their names.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rdkafka::error::KafkaError;
 
 use super::Client;
 use super::context::Context;
+use super::threads::Start;
 use crate::error::Result;
 use crate::native;
 use crate::settings::check;
@@ -20,11 +21,13 @@ pub(super) struct Topics {
     client: Arc<Client>,
     /// By name.
     known: RwLock<Vec<(String, Arc<Topic>)>>,
+    /// Until the first of them is looked up.
+    start: Mutex<Option<Start>>,
 }
 
 impl Topics {
-    pub(super) fn new(client: &Arc<Client>) -> Self {
-        Self { client: Arc::clone(client), known: RwLock::default() }
+    pub(super) fn new(client: &Arc<Client>, start: Option<Start>) -> Self {
+        Self { client: Arc::clone(client), known: RwLock::default(), start: Mutex::new(start) }
     }
 
     pub(super) fn get(&self, name: &str) -> Result<Arc<Topic>> {
@@ -48,6 +51,10 @@ impl Topics {
 
     fn look_up(&self, name: &str) -> Result<Arc<Topic>, KafkaError> {
         let topic = Arc::new(Topic::new(&self.client, name)?);
+        let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(start) = start {
+            start.begin(&topic);
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= KEPT {
             known.clear();

@@ -188,8 +188,7 @@ fn text(bytes: usize) -> String {
     (0..bytes - empty).map(|_| letter()).map(|c| if c == '\\' { '/' } else { c }).collect()
 }
 
-/// `message.max.bytes` is 1,000,000 by default: what just fits arrives, one byte more is refused or skipped before anything is sent.
-/// Without connections to ask for its producer id, a client of librdkafka waits for half a second.
+/// Which waits for half a second before it asks for its producer id.
 #[test]
 fn the_first_message_is_sooner_there_than_that_of_a_plain_producer_which_began_before() {
     let broker = shared_broker();
@@ -208,6 +207,7 @@ fn the_first_message_is_sooner_there_than_that_of_a_plain_producer_which_began_b
     assert!(firsts >= 3, "{firsts} of 5");
 }
 
+/// `message.max.bytes` is 1,000,000 by default: what just fits arrives, one byte more is refused or skipped before anything is sent.
 #[test]
 fn a_message_of_a_megabyte() {
     const LIMIT: usize = 1_000_000;
