@@ -57,12 +57,17 @@ struct Loop {
 
 impl Contest {
     /// Runs this program once for each loop and round, with the arguments of the loop: it writes its figures as JSON.
-    /// Round after round, so that what else the machine does hits all of them.
+    /// Round after round, so that what else the machine does hits all of them, every other one backwards, so that none is
+    /// always the first.
     pub(crate) fn run(name: &str, arguments: Vec<(String, Vec<String>)>, rounds: u64) -> Outcome<Contest> {
         let mut loops: Vec<_> =
             arguments.iter().map(|(name, _)| Loop { name: name.clone(), turns: Vec::new() }).collect();
         for round in 1..=rounds {
-            for (one, (which, arguments)) in loops.iter_mut().zip(&arguments) {
+            let mut turns: Vec<_> = loops.iter_mut().zip(&arguments).collect();
+            if round % 2 == 0 {
+                turns.reverse();
+            }
+            for (one, (which, arguments)) in turns {
                 let output = Command::new(env::current_exe()?).args(arguments).output()?;
                 if !output.status.success() {
                     return Err(format!("{name}, {which}: {}", String::from_utf8_lossy(&output.stderr)).into());
