@@ -63,9 +63,10 @@ async fn a_rebalance_releases_what_each_agent_of_a_chain_keeps_back() {
     // 7 batches of 27, 5 of 33, 3 of 45.
     soon("some wait in each agent", || (done.lock().unwrap().len() == 135).then_some(()));
     let two = member(2);
-    soon("all is done", || (done.lock().unwrap().len() == 2 * COUNT as usize).then_some(()));
+    // Not exactly as many: what comes twice is to be told as such below.
+    soon("all is done", || (done.lock().unwrap().len() >= 2 * COUNT as usize).then_some(()));
     produce(&topic, 2, COUNT, COUNT);
-    soon("the others come", || (got.lock().unwrap().len() == 4 * COUNT as usize).then_some(()));
+    soon("the others come", || (got.lock().unwrap().len() >= 4 * COUNT as usize).then_some(()));
     one.stop().await.unwrap();
     two.stop().await.unwrap();
     let done = done.lock().unwrap().clone();

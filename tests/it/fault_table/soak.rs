@@ -105,7 +105,11 @@ fn row_22_soak() {
             }
         }
         injected += 1;
-        scene.until_handled(500, SOON);
+        // The load may have ended during a long fault.
+        let before = scene.handled();
+        eventually(SOON, "records are handled", || {
+            (scene.handled() >= before + 500 || scene.load.is_done()).then_some(())
+        });
         if injected % FAULTS_BETWEEN_RESTS == 0 && !scene.load.is_done() {
             scene.rest(SOON);
             usages.push(Usage::of(pid));
