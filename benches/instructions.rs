@@ -34,7 +34,7 @@ const PLAIN_PROCESSOR: &str = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX_Usable,-AVX2_Usa
 const FILE: &str = "benches/instructions.txt";
 
 /// A name, how often it runs, and what it does so often.
-const CASES: [(&str, u64, fn(u64) -> Outcome<()>); 12] = [
+const CASES: [(&str, u64, fn(u64) -> Outcome<()>); 13] = [
     ("pack, history depth 0", 200, |times| pack(0, times)),
     ("pack, history depth 5", 200, |times| pack(5, times)),
     ("pack, history depth 50", 200, |times| pack(50, times)),
@@ -44,6 +44,7 @@ const CASES: [(&str, u64, fn(u64) -> Outcome<()>); 12] = [
     ("payload", 200, payload),
     ("batch of 500, filled", 10, filled),
     ("batch of 500, decoded", 10, decoded),
+    ("batch of 500, raw", 10, raw),
     ("ledger, batch of 500", 50, |times| ledger(1, Book::batch, times)),
     ("ledger, batch of 500 from 6 partitions", 50, |times| ledger(6, Book::batch, times)),
     ("ledger, batch of 500 done out of order", 50, |times| ledger(1, Book::scattered, times)),
@@ -81,6 +82,11 @@ fn filled(times: u64) -> Outcome<()> {
 fn decoded(times: u64) -> Outcome<()> {
     let records = batch(BATCH);
     repeat(times, || Ok(black_box(&records).batch::<Order>()?.len()))
+}
+
+fn raw(times: u64) -> Outcome<()> {
+    let records = batch(BATCH);
+    repeat(times, || Ok(black_box(&records).raw_batch()?.len()))
 }
 
 fn ledger(partitions: i32, batch: fn(&mut Book) -> usize, times: u64) -> Outcome<()> {

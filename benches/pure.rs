@@ -64,6 +64,13 @@ fn batches(criterion: &mut Criterion) {
     group.bench_function("decoded", |bencher| {
         bencher.iter(|| black_box(&records).batch::<Order>().map(|batch| batch.len()))
     });
+    group.bench_function("raw", |bencher| bencher.iter(|| black_box(&records).raw_batch().map(|batch| batch.len())));
+    group.bench_function("borrowed", |bencher| {
+        bencher.iter(|| {
+            let batch = black_box(&records).raw_batch()?;
+            batch.iter().try_fold(0.0, |sum, record| Ok::<_, Error>(sum + record.decode::<Borrowed<'_>>()?.total()))
+        });
+    });
     group.bench_function("skipped", |bencher| {
         bencher.iter(|| black_box(&records).batch::<IgnoredAny>().map(|batch| batch.len()));
     });

@@ -63,7 +63,7 @@ pub use rdkafka::types::{RDKafkaApiKey as ApiKey, RDKafkaErrorCode as ErrorCode}
 use crate::envelope::pack;
 use crate::error::{Error, Result};
 use crate::message::arena::{Arena, NewRecord, Source, TimestampType};
-use crate::message::{Batch, decode};
+use crate::message::{Batch, RawBatch, Unreadable, decode, decode_raw};
 use crate::native;
 use crate::settings::check;
 
@@ -274,11 +274,37 @@ impl Records {
     /// [`Error::Undecodable`] where a record is no envelope or its item does not fit `T`, as a consumer meets it;
     /// [`Error::Encode`] where a payload could not be written.
     pub fn batch<T: DeserializeOwned>(&self) -> Result<Batch<'_, T>> {
-        if let Some(error) = &self.error {
-            return Err(Error::Encode { source: serde_json::Error::custom(error) });
-        }
-        decode(&self.arena).map_err(|mut unreadable| unreadable.swap_remove(0).1)
+        decode(self.arena()?).map_err(first)
     }
+
+    /// The same with payloads as text, for a handler of [`Consumer::run_raw`](crate::Consumer::run_raw).
+    ///
+    /// # Errors
+    /// As [`Records::batch`], but that the text of an item fits whatever it is.
+    ///
+    /// ```
+    /// use kafka_envelope::testing::Records;
+    ///
+    /// let records = Records::new("readings").push("a", &[1, 2]);
+    /// let batch = records.raw_batch()?;
+    /// assert_eq!(batch[0].payload.get(), "[1,2]");
+    /// assert_eq!(batch[0].decode::<(u8, u8)>()?, (1, 2));
+    /// # Ok::<(), kafka_envelope::Error>(())
+    /// ```
+    pub fn raw_batch(&self) -> Result<RawBatch<'_>> {
+        decode_raw(self.arena()?).map_err(first)
+    }
+
+    fn arena(&self) -> Result<&Arena> {
+        match &self.error {
+            Some(error) => Err(Error::Encode { source: serde_json::Error::custom(error) }),
+            None => Ok(&self.arena),
+        }
+    }
+}
+
+fn first(mut unreadable: Unreadable) -> Error {
+    unreadable.swap_remove(0).1
 }
 
 #[cfg(test)]

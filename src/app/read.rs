@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::app::form::Form;
 use crate::app::task::Route;
 use crate::envelope::decode::within;
-use crate::envelope::{Decoded, decode, decode_plain};
+use crate::envelope::{Decoded, decode_plain, decode_raw};
 use crate::message::record::{Message, Parts, Record};
 
 /// What a record says.
@@ -31,7 +31,7 @@ pub(super) fn read<'a>(form: &Form, parts: &'a Parts) -> Result<Said<'a>, Route>
         Route::Unreadable(serde_json::Error::custom(reason))
     })?;
     let (part, history, seen) = if form.envelopes.contains(parts.topic()) {
-        let Decoded { item, history, .. } = decode::<&RawValue>(value).map_err(Route::Unreadable)?;
+        let Decoded { item, history, .. } = decode_raw(value).map_err(Route::Unreadable)?;
         let seen = Seen::of(item.get()).map_err(Route::Unreadable)?;
         (Some(place(value, item.get())), history.map(|history| place(value, history)), seen)
     } else {

@@ -43,9 +43,9 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer as _;
 use serde::de::DeserializeOwned;
 
-pub(crate) use attempt::{Failed, attempt};
 #[cfg(feature = "export")]
-pub(crate) use attempt::{Portion, attempt_with};
+pub(crate) use attempt::Portion;
+pub(crate) use attempt::{Failed, attempt, attempt_with};
 pub use builder::ConsumerBuilder;
 pub(crate) use exactly_once::{Outcome, Transactions};
 #[cfg(feature = "stream")]
@@ -73,7 +73,7 @@ use crate::consumer::fetch::Fetch;
 use crate::consumer::link::{Link, Look, State};
 use crate::envelope::BatchRef;
 use crate::error::{Error, HandlerError, Result};
-use crate::message::{Batch, RawBatch};
+use crate::message::{Batch, RawBatch, decode_raw};
 use crate::native::Reader;
 
 /// How long a revocation, the end of a run and [`Consumer::process`] wait for the answer to a commit.
@@ -305,7 +305,7 @@ impl Consumer {
     where
         F: FnMut(&RawBatch<'_>) -> Result<(), HandlerError>,
     {
-        self.run_all(&mut |arena| attempt(arena, |batch: &RawBatch<'_>| handler(batch)))
+        self.run_all(&mut |arena| attempt_with(arena, decode_raw, |batch: &RawBatch<'_>| handler(batch)))
     }
 
     /// Stops this consumer from elsewhere.

@@ -3,6 +3,9 @@
 use std::ops::Range;
 
 use serde::de::{Deserialize, IgnoredAny};
+use serde_json::value::RawValue;
+
+use super::raw::raw_of_checked;
 
 /// What does not go on as JSON does.
 pub(super) const BROKEN: &str = "not valid JSON";
@@ -171,15 +174,108 @@ impl<'a> Cursor<'a> {
         Ok(value)
     }
 
+    /// Moves past the value that starts here, and gives its text.
+    pub(super) fn raw(&mut self) -> Result<&'a RawValue, Fault> {
+        let fault = self.fault(BROKEN);
+        let range = self.skip()?;
+        self.text.get(range).and_then(raw_of_checked).ok_or(fault)
+    }
+
     /// Moves past the value that starts here, however deep it is.
     pub(super) fn skip(&mut self) -> Result<Range<usize>, Fault> {
-        let first = self.token();
+        self.token();
         let start = self.at;
-        match first {
-            b'"' => self.text().map(drop)?,
-            _ => self.value::<IgnoredAny>().map(drop)?,
+        // What is open, the innermost in the lowest bit: 1 for an object, 0 for a list.
+        let (mut open, mut objects) = (0, 0_u64);
+        loop {
+            match self.token() {
+                b'"' => self.text().map(drop)?,
+                b'{' | b'[' if open == u64::BITS => self.value::<IgnoredAny>().map(drop)?,
+                first @ (b'{' | b'[') => {
+                    self.at += 1;
+                    let is_object = first == b'{';
+                    if self.token() == closing(is_object) {
+                        self.at += 1;
+                    } else {
+                        open += 1;
+                        objects = objects << 1 | u64::from(is_object);
+                        self.key_of(is_object)?;
+                        continue;
+                    }
+                }
+                b'-' | b'0'..=b'9' => self.number()?,
+                first => self.word(first)?,
+            }
+            // The value is passed, and with it what ends here.
+            loop {
+                if open == 0 {
+                    return Ok(start..self.at);
+                }
+                let is_object = objects & 1 == 1;
+                let next = self.token();
+                if next == b',' {
+                    self.at += 1;
+                    self.key_of(is_object)?;
+                    break;
+                }
+                if next != closing(is_object) {
+                    return Err(self.fault(BROKEN));
+                }
+                self.at += 1;
+                open -= 1;
+                objects >>= 1;
+            }
         }
-        Ok(start..self.at)
+    }
+
+    /// Moves past the key and the colon of an object's next member; a list's has none.
+    #[inline]
+    fn key_of(&mut self, is_object: bool) -> Result<(), Fault> {
+        if !is_object {
+            return Ok(());
+        }
+        if self.token() != b'"' {
+            return Err(self.fault(BROKEN));
+        }
+        self.text()?;
+        self.expect(b':')
+    }
+
+    /// Moves past the number that starts here.
+    #[inline]
+    fn number(&mut self) -> Result<(), Fault> {
+        self.eat(b"-");
+        if !self.eat(b"0") {
+            self.some_digits()?;
+        }
+        if self.eat(b".") {
+            self.some_digits()?;
+        }
+        if self.eat(b"e") || self.eat(b"E") {
+            let _ = self.eat(b"+") || self.eat(b"-");
+            self.some_digits()?;
+        }
+        Ok(())
+    }
+
+    /// Moves past digits, at least one.
+    #[inline]
+    fn some_digits(&mut self) -> Result<(), Fault> {
+        let before = self.at;
+        while self.peek().is_ascii_digit() {
+            self.at += 1;
+        }
+        if self.at == before { Err(self.fault(BROKEN)) } else { Ok(()) }
+    }
+
+    /// Moves past `true`, `false` or `null`.
+    fn word(&mut self, first: u8) -> Result<(), Fault> {
+        let is_there = match first {
+            b't' => self.eat(b"true"),
+            b'f' => self.eat(b"false"),
+            _ => self.eat(b"null"),
+        };
+        if is_there { Ok(()) } else { Err(self.fault(BROKEN)) }
     }
 
     /// Moves past an integer that an `N` can hold.
@@ -193,6 +289,10 @@ impl<'a> Cursor<'a> {
         let number = self.text.get(range).and_then(|text| text.parse::<N>().ok());
         number.map(drop).ok_or(fault)
     }
+}
+
+fn closing(is_object: bool) -> u8 {
+    if is_object { b'}' } else { b']' }
 }
 
 /// The first `\uXXXX` of half a surrogate pair, in a text that is JSON otherwise.
@@ -228,11 +328,12 @@ fn unit(rest: &[u8]) -> Option<u16> {
 fn ends_or_breaks(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
-    // A borrow reaches only higher bytes, where another was found below.
-    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
-    let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+    // To the high bit of a byte that is below the limit. A borrow reaches only higher bytes, where another was found below.
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit));
+    // Without this bit a quote comes right after the control characters, which keep among themselves.
+    let quote_or_control = below(word ^ (ONES * 2), b'"' - 1);
     let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-    (quote | backslash | below(word, 0x20)) & HIGHS
+    (quote_or_control | backslash) & !word & HIGHS
 }
 
 #[cfg(test)]
@@ -249,6 +350,29 @@ mod tests {
                 let found = ends_or_breaks(u64::from_le_bytes(bytes));
                 assert_eq!((found != 0).then_some(found.trailing_zeros() as usize / 8), first, "{bytes:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_value_is_passed_that_serde_passes() {
+        let deep = |levels: usize| format!("{}7{}", r#"[{"a":"#.repeat(levels), "}]".repeat(levels));
+        const TEXTS: &str = r#"
+            0 -0 -1.5e+3 0.0E-9 12345678901234567890 1e5 true false null "" "\\\"" [] {} [1,"a",{"b":[],"c":{},"b":null}]
+            {"é":"\u00e9\ud83d\ude00"} [[],[[]]]
+            - 01 1. .5 1e 1e+ +1 tru nul nulll [ ] [1 [1, [1,] [,1] { } {"a" {"a": {"a":1,} {"a":} {1:2} {,"a":1} {"a":1"b":2} {"a"}
+            [} {] ["a":1] [{"a":[}] "a "\x" "\u12" [1]] {}{} 'a' NaN
+        "#;
+        let mut texts: Vec<String> = TEXTS.split_ascii_whitespace().map(str::to_owned).collect();
+        texts.extend(["", " [ 1 ,\n{ } , {\t\"a\" :\r2 } ] ", "[1 2]", r#"{"a" 1}"#, "\"\t\""].map(str::to_owned));
+        // Within 64 levels this crate goes through them, beyond serde.
+        for levels in [31, 32, 33, 34, 500] {
+            let text = deep(levels);
+            texts.extend([format!("{text},"), text[..text.len() - 1].to_owned(), text.replace("7}", "7]"), text]);
+        }
+        for text in &texts {
+            let mut cursor = Cursor::new(text);
+            let passed = cursor.raw().ok().filter(|_| cursor.is_at_end()).map(RawValue::get);
+            assert_eq!(passed, serde_json::from_str::<&RawValue>(text).ok().map(RawValue::get), "{text}");
         }
     }
 

@@ -25,24 +25,42 @@ pub(crate) struct Decoded<'a, T> {
 /// Reads an envelope whose item is a `T`. Errors are [`bounded`], their line and column are those of `value`.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Decoded<'a, T>, serde_json::Error> {
     let text = text(value)?;
-    decode_usual(text).or_else(|_| decode_any(text))
+    decode_usual(text, Cursor::value).or_else(|_| decode_any(text))
+}
+
+/// The same, with the item as text.
+pub(crate) fn decode_raw(value: &[u8]) -> Result<Decoded<'_, &RawValue>, serde_json::Error> {
+    let text = text(value)?;
+    decode_usual(text, Cursor::raw).or_else(|_| decode_any(text))
 }
 
 /// Reads the item of an envelope, and says whether there is a history. Of that it sees no more than that its quotes and
 /// brackets are even, so that nothing was cut off: [`decode`] looks at it for whoever asks for it.
 pub(crate) fn decode_item<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<(T, bool), serde_json::Error> {
-    let text = text(value)?;
-    if let Some(read) = item_usual(text) {
+    item(text(value)?, Cursor::value)
+}
+
+/// The same, with the item as text.
+pub(crate) fn decode_raw_item(value: &[u8]) -> Result<(&RawValue, bool), serde_json::Error> {
+    item(text(value)?, Cursor::raw)
+}
+
+fn item<'a, T: Deserialize<'a>>(text: &'a str, read: Read<'a, T>) -> Result<(T, bool), serde_json::Error> {
+    if let Some(read) = item_usual(text, read) {
         return Ok(read);
     }
-    let decoded = decode_usual(text).or_else(|_| decode_any(text))?;
+    let decoded = decode_usual(text, read).or_else(|_| decode_any(text))?;
     Ok((decoded.item, decoded.history.is_some() || decoded.truncated))
 }
 
-fn item_usual<'a, T: Deserialize<'a>>(text: &'a str) -> Option<(T, bool)> {
+/// How an item is read of the cursor that stands on it.
+type Read<'a, T> = fn(&mut Cursor<'a>) -> Result<T, Fault>;
+
+#[inline]
+fn item_usual<'a, T>(text: &'a str, read: Read<'a, T>) -> Option<(T, bool)> {
     let blank = [' ', '\n', '\r', '\t'];
     let mut cursor = Cursor::new(text);
-    let item = first_member(&mut cursor).ok()?;
+    let item = first_member(&mut cursor, read).ok()?;
     let history = text.get(cursor.at..)?.trim_end_matches(blank).strip_suffix('}')?.trim_end_matches(blank);
     let is_null = history == "null";
     (is_null || looks_whole(history.as_bytes())).then_some((item, !is_null))
@@ -51,10 +69,12 @@ fn item_usual<'a, T: Deserialize<'a>>(text: &'a str) -> Option<(T, bool)> {
 /// Whether this could be a history within the limits, by the bytes that give it its structure. What it cannot tell from one
 /// is a history with more members of the envelope after it, but for a second `item`.
 fn looks_whole(history: &[u8]) -> bool {
+    /// Of one size a loop becomes one of vectors.
+    const BLOCK: usize = 32;
     static ITEM: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"item\""));
     let (mut opened, mut closed, mut quotes, mut is_plain) = (0_usize, 0_usize, 0_usize, true);
     // Counters of a byte make a loop of vectors.
-    for part in history.chunks(u8::MAX.into()) {
+    let mut look = |part: &[u8]| {
         let (mut opens, mut closes, mut marks, mut others) = (0_u8, 0_u8, 0_u8, 0_u8);
         for byte in part {
             // A bracket and a brace differ in this bit.
@@ -68,7 +88,13 @@ fn looks_whole(history: &[u8]) -> bool {
         closed += usize::from(closes);
         quotes += usize::from(marks);
         is_plain &= others == 0;
-    }
+    };
+    // As many as a vector has, or else the rest is gone through byte by byte.
+    let (blocks, rest) = history.split_at(history.len() & !(BLOCK - 1));
+    blocks.chunks(BLOCK * 7).for_each(&mut look);
+    let mut last = [b' '; BLOCK];
+    last[..rest.len()].copy_from_slice(rest);
+    look(&last);
     let is_even = opened == closed && quotes % 2 == 0;
     // A level within another takes three: its own, that of the list it is in, and that of the ref.
     let is_short = opened < 3 * MAX_HISTORY_DEPTH - 2;
@@ -78,9 +104,9 @@ fn looks_whole(history: &[u8]) -> bool {
 
 /// Reads an envelope of which item and history are all there is, in this order: what this crate and the Python library
 /// write. Why one is not of that kind is for [`decode_any`] to say.
-fn decode_usual<'a, T: Deserialize<'a>>(text: &'a str) -> Result<Decoded<'a, T>, Fault> {
+fn decode_usual<'a, T>(text: &'a str, read: Read<'a, T>) -> Result<Decoded<'a, T>, Fault> {
     let mut cursor = Cursor::new(text);
-    let item = first_member(&mut cursor)?;
+    let item = first_member(&mut cursor, read)?;
     let (start, mut truncated) = (cursor.at, false);
     let mut history = None;
     if !cursor.eat(b"null") {
@@ -92,10 +118,10 @@ fn decode_usual<'a, T: Deserialize<'a>>(text: &'a str) -> Result<Decoded<'a, T>,
 }
 
 /// Reads the item where that stands first, and moves past the key of a history that comes next.
-fn first_member<'a, T: Deserialize<'a>>(cursor: &mut Cursor<'a>) -> Result<T, Fault> {
+fn first_member<'a, T>(cursor: &mut Cursor<'a>, read: Read<'a, T>) -> Result<T, Fault> {
     cursor.expect(b'{')?;
     member(cursor, b"\"item\"")?;
-    let item = cursor.value()?;
+    let item = read(cursor)?;
     cursor.expect(b',')?;
     member(cursor, b"\"hist\"")?;
     Ok(item)
@@ -400,7 +426,7 @@ mod tests {
         let mut number = numbers();
         let (mut read, mut refused) = (0, 0);
         for text in usual {
-            assert!(decode_usual::<&RawValue>(text).is_ok(), "{text}");
+            assert!(decode_usual(text, Cursor::raw).is_ok(), "{text}");
             for _ in 0..20_000 {
                 let mut mutated = text.to_owned();
                 for _ in 0..=number(2) {
@@ -410,17 +436,20 @@ mod tests {
                     mutated.replace_range(places[start]..places[end], PARTS[number(PARTS.len())]);
                 }
                 // Whoever only wants the item is told of whatever is not JSON before the history, and of one that is cut off.
-                if let (Some((item, has)), Ok(any)) =
-                    (item_usual::<&RawValue>(&mutated), decode_any::<&RawValue>(&mutated))
-                {
+                let (item, any) = (item_usual(&mutated, Cursor::raw), decode_any::<&RawValue>(&mutated));
+                if let (Some((item, has)), Ok(any)) = (item, &any) {
                     assert_eq!((item.get(), has), (any.item.get(), any.history.is_some()), "{mutated}");
                 }
-                let Ok(usual) = decode_usual::<&RawValue>(&mutated) else {
+                // Whether serde reads the item or it is gone through here.
+                let by_serde = item_usual::<&RawValue>(&mutated, Cursor::value);
+                let text = |(item, has): (&RawValue, bool)| (item.get().to_owned(), has);
+                assert_eq!(item.map(text), by_serde.map(text), "{mutated}");
+                let Ok(usual) = decode_usual(&mutated, Cursor::raw) else {
                     refused += 1;
                     continue;
                 };
                 read += 1;
-                let any = decode_any::<&RawValue>(&mutated).unwrap_or_else(|error| panic!("{error}: {mutated}"));
+                let any = any.unwrap_or_else(|error| panic!("{error}: {mutated}"));
                 assert_eq!(usual.item.get(), any.item.get(), "{mutated}");
                 assert_eq!((usual.history, usual.truncated), (any.history, any.truncated), "{mutated}");
                 if let Some(history) = usual.history {
@@ -450,7 +479,7 @@ mod tests {
         }
         for (history, has) in [("null", false), ("{}", true), (" { } ", true)] {
             let text = format!(r#"{{"item":1,"hist":{history} }} "#);
-            assert_eq!(item_usual::<u32>(&text), Some((1, has)), "{text}");
+            assert_eq!(item_usual::<u32>(&text, Cursor::value), Some((1, has)), "{text}");
         }
         let deep = format!(
             "{}null{}",
@@ -458,7 +487,7 @@ mod tests {
             "}]}".repeat(100)
         );
         let text = format!(r#"{{"item":1,"hist":{deep}}}"#);
-        assert_eq!(item_usual::<u32>(&text), None);
+        assert_eq!(item_usual::<u32>(&text, Cursor::value), None);
         assert!(decode_item::<u32>(text.as_bytes()).unwrap().1);
     }
 }

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::cursor::{HALF, lone_surrogate};
 use super::decode::{bounded, fault, within};
+use super::raw::raw_of_checked;
 use super::walk::{Levels, Shape, walk};
 use super::{MAX_HISTORY_DEPTH, Ref};
 use crate::error::{Error, Result};
@@ -45,9 +46,9 @@ impl History {
         Self(Arc::new(Checked { text: text.to_owned(), too_long: false }))
     }
 
-    /// The same. None would be one that is not JSON.
+    /// The same of a text that [`decode`](super::decode()) gave.
     pub(crate) fn from_checked_text(text: &str) -> Option<Self> {
-        serde_json::from_str(text).ok().map(Self::from_checked)
+        raw_of_checked(text).map(Self::from_checked)
     }
 
     fn new(text: Box<RawValue>) -> Result<Self, serde_json::Error> {

@@ -36,6 +36,7 @@ mod cursor;
 pub(crate) mod decode;
 mod encode;
 mod history;
+mod raw;
 mod reference;
 mod walk;
 
@@ -49,9 +50,10 @@ use crate::error::{Error, Result};
 
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 pub(crate) use decode::decode_plain;
-pub(crate) use decode::{Decoded, bounded, decode, decode_item};
+pub(crate) use decode::{Decoded, bounded, decode, decode_item, decode_raw, decode_raw_item};
 use encode::encode;
 pub use history::{History, Latencies, Stage, stage_latencies};
+use raw::raw_of_checked;
 pub use reference::{BatchRef, Ref};
 
 /// A history with this many levels along any branch is dropped.
@@ -137,7 +139,7 @@ pub fn pack_into<T: Serialize + ?Sized>(
 /// # Ok::<(), kafka_envelope::Error>(())
 /// ```
 pub fn unpack(value: &[u8]) -> Result<Envelope<'_>> {
-    let Decoded { item, history, truncated } = decode(value).map_err(|source| Error::Decode { source })?;
+    let Decoded { item, history, truncated } = decode_raw(value).map_err(|source| Error::Decode { source })?;
     Ok(Envelope { value, item, history, truncated })
 }
 
@@ -180,7 +182,7 @@ impl<'a> Envelope<'a> {
     /// The history as JSON text, where there is one within the limits.
     #[must_use]
     pub fn history(&self) -> Option<&'a RawValue> {
-        self.history.and_then(|text| serde_json::from_str(text).ok())
+        self.history.and_then(raw_of_checked)
     }
 
     /// Whether there is a history, but one that is too long, so that [`Envelope::history`] is none.

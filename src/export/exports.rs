@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use serde_json::value::RawValue;
 
 use crate::envelope::{self, History, Ref};
 use crate::error::{Error, HandlerError, Result};
@@ -164,7 +163,7 @@ fn read(value: &[u8], is_envelope: bool) -> Result<(Option<Fields<'_>>, Option<H
     if !is_envelope {
         return Ok((envelope::decode_plain(value, Fields::of)?, None));
     }
-    let envelope = envelope::decode::<&RawValue>(value)?;
+    let envelope = envelope::decode_raw(value)?;
     Ok((Fields::of(envelope.item.get())?, envelope.history.and_then(History::from_checked_text)))
 }
 

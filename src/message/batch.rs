@@ -7,7 +7,7 @@ use std::str;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde::de::{Error as _, IgnoredAny};
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 
 use crate::envelope::{self, BatchRef, History, Ref};
@@ -82,7 +82,7 @@ impl<'a, T> Received<'a, T> {
             let (topic, partition, offset) = (self.topic(), self.partition(), self.offset());
             log::warn!("the history of {topic}:{partition} at offset {offset} {why}, and is left out");
         };
-        match envelope::decode::<IgnoredAny>(value) {
+        match envelope::decode_raw(value) {
             Ok(decoded) => {
                 if decoded.truncated {
                     left_out(&"is too long");
@@ -269,11 +269,23 @@ pub(crate) type Unreadable = Vec<(usize, Error)>;
 /// # Errors
 /// All records that are no envelope, whose item does not fit `T`, or whose key is not UTF-8.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'a, T>, Unreadable> {
+    decode_with(arena, envelope::decode_item)
+}
+
+/// The same with the items as text.
+pub(crate) fn decode_raw(arena: &Arena) -> Result<RawBatch<'_>, Unreadable> {
+    decode_with(arena, envelope::decode_raw_item)
+}
+
+fn decode_with<'a, T>(
+    arena: &'a Arena,
+    read: fn(&'a [u8]) -> serde_json::Result<(T, bool)>,
+) -> Result<Batch<'a, T>, Unreadable> {
     let mut records = Vec::with_capacity(arena.records().len());
     let mut unreadable = Unreadable::new();
     for (place, record) in arena.records().iter().enumerate() {
         let Some(value) = arena.value(record).filter(|value| !value.is_empty()) else { continue };
-        match decode_record(arena, record, value) {
+        match decode_record(arena, record, value, read) {
             Ok(received) => records.push(received),
             Err(source) => unreadable.push((place, undecodable(arena, record, source))),
         }
@@ -281,12 +293,13 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(arena: &'a Arena) -> Result<Batch<'
     if unreadable.is_empty() { Ok(Batch { records, arena }) } else { Err(unreadable) }
 }
 
-fn decode_record<'a, T: Deserialize<'a>>(
+fn decode_record<'a, T>(
     arena: &'a Arena,
     record: &'a Record,
     value: &'a [u8],
-) -> Result<Received<'a, T>, serde_json::Error> {
-    let (payload, has_history) = envelope::decode_item(value)?;
+    read: fn(&'a [u8]) -> serde_json::Result<(T, bool)>,
+) -> serde_json::Result<Received<'a, T>> {
+    let (payload, has_history) = read(value)?;
     if arena.key(record).is_some_and(|key| str::from_utf8(key).is_err()) {
         return Err(serde_json::Error::custom("the key, which is the message's id, is not UTF-8"));
     }

@@ -12,7 +12,7 @@ pub use outgoing::{Cause, Message, Oversize};
 #[cfg(any(feature = "app", feature = "stream"))]
 pub use record::Record;
 
-pub(crate) use batch::{Unreadable, decode};
+pub(crate) use batch::{Unreadable, decode, decode_raw};
 pub(crate) use outgoing::{check_header_names, wire_size};
 #[cfg(feature = "app")]
 pub(crate) use outgoing::{check_partition, check_timestamp};

@@ -7,7 +7,6 @@ use std::ops::Deref;
 
 use serde::de::value::StringDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
 use crate::envelope::{self, History, Ref, decode_plain};
 use crate::error::HandlerError;
@@ -52,7 +51,7 @@ pub(super) fn elements<T: DeserializeOwned + 'static>(is_envelope: bool) -> Read
     Box::new(move |record| {
         let value = record.value().unwrap_or_default();
         match is_envelope {
-            true => split(envelope::decode::<&RawValue>(value)?.item.get()),
+            true => split(envelope::decode_raw(value)?.item.get()),
             false => decode_plain(value, split),
         }
     })
