@@ -274,13 +274,13 @@ impl Records {
     /// [`Error::Undecodable`] where a record is no envelope or its item does not fit `T`, as a consumer meets it;
     /// [`Error::Encode`] where a payload could not be written.
     pub fn batch<T: DeserializeOwned>(&self) -> Result<Batch<'_, T>> {
-        decode(self.arena()?).map_err(first)
+        decode(self.arena()?).map_err(first_error)
     }
 
     /// The same with payloads as text, for a handler of [`Consumer::run_raw`](crate::Consumer::run_raw).
     ///
     /// # Errors
-    /// As [`Records::batch`], but that the text of an item fits whatever it is.
+    /// As [`Records::batch`], except that any item fits.
     ///
     /// ```
     /// use kafka_envelope::testing::Records;
@@ -292,7 +292,7 @@ impl Records {
     /// # Ok::<(), kafka_envelope::Error>(())
     /// ```
     pub fn raw_batch(&self) -> Result<RawBatch<'_>> {
-        decode_raw(self.arena()?).map_err(first)
+        decode_raw(self.arena()?).map_err(first_error)
     }
 
     fn arena(&self) -> Result<&Arena> {
@@ -303,7 +303,7 @@ impl Records {
     }
 }
 
-fn first(mut unreadable: Unreadable) -> Error {
+fn first_error(mut unreadable: Unreadable) -> Error {
     unreadable.swap_remove(0).1
 }
 

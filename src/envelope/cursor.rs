@@ -181,11 +181,12 @@ impl<'a> Cursor<'a> {
         self.text.get(range).and_then(raw_of_checked).ok_or(fault)
     }
 
-    /// Moves past the value that starts here, however deep it is.
+    /// Moves past the value that starts here, however deep it is. What follows it is for the caller to check: of `01` the `0` is
+    /// passed.
     pub(super) fn skip(&mut self) -> Result<Range<usize>, Fault> {
         self.token();
         let start = self.at;
-        // What is open, the innermost in the lowest bit: 1 for an object, 0 for a list.
+        // How many brackets are open, and of which kind, the innermost in the lowest bit: 1 for an object, 0 for a list.
         let (mut open, mut objects) = (0, 0_u64);
         loop {
             match self.token() {
@@ -328,9 +329,10 @@ fn unit(rest: &[u8]) -> Option<u16> {
 fn ends_or_breaks(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES << 7;
-    // To the high bit of a byte that is below the limit. A borrow reaches only higher bytes, where another was found below.
+    // Sets the high bit of each byte below the limit; of bytes from 0x80 on it says nothing, and `!word` drops them. A borrow
+    // reaches only higher bytes, where another was found below.
     let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit));
-    // Without this bit a quote comes right after the control characters, which keep among themselves.
+    // With this bit flipped a quote is 0x20, right after the control characters, which only change places.
     let quote_or_control = below(word ^ (ONES * 2), b'"' - 1);
     let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
     (quote_or_control | backslash) & !word & HIGHS
@@ -360,19 +362,21 @@ mod tests {
             0 -0 -1.5e+3 0.0E-9 12345678901234567890 1e5 true false null "" "\\\"" [] {} [1,"a",{"b":[],"c":{},"b":null}]
             {"é":"\u00e9\ud83d\ude00"} [[],[[]]]
             - 01 1. .5 1e 1e+ +1 tru nul nulll [ ] [1 [1, [1,] [,1] { } {"a" {"a": {"a":1,} {"a":} {1:2} {,"a":1} {"a":1"b":2} {"a"}
-            [} {] ["a":1] [{"a":[}] "a "\x" "\u12" [1]] {}{} 'a' NaN
+            [} {] ["a":1] [{"a":[}] "a "\x" "\u12" [1]] {}{} 'a' NaN "\ud83d" ["a\ude00"]
         "#;
         let mut texts: Vec<String> = TEXTS.split_ascii_whitespace().map(str::to_owned).collect();
         texts.extend(["", " [ 1 ,\n{ } , {\t\"a\" :\r2 } ] ", "[1 2]", r#"{"a" 1}"#, "\"\t\""].map(str::to_owned));
-        // Within 64 levels this crate goes through them, beyond serde.
+        // The cursor goes through 64 levels itself, beyond them serde does.
         for levels in [31, 32, 33, 34, 500] {
+            texts.extend(["{}", r#""\ud83d""#].map(|inner| deep(levels).replace('7', inner)));
             let text = deep(levels);
             texts.extend([format!("{text},"), text[..text.len() - 1].to_owned(), text.replace("7}", "7]"), text]);
         }
         for text in &texts {
             let mut cursor = Cursor::new(text);
             let passed = cursor.raw().ok().filter(|_| cursor.is_at_end()).map(RawValue::get);
-            assert_eq!(passed, serde_json::from_str::<&RawValue>(text).ok().map(RawValue::get), "{text}");
+            let by_serde = serde_json::from_str::<&RawValue>(text).ok().filter(|_| lone_surrogate(text).is_none());
+            assert_eq!(passed, by_serde.map(RawValue::get), "{text}");
         }
     }
 

@@ -23,19 +23,20 @@ pub(crate) struct Decoded<'a, T> {
 }
 
 /// Reads an envelope whose item is a `T`. Errors are [`bounded`], their line and column are those of `value`.
+#[cfg(any(feature = "stream", test))]
 pub(crate) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<Decoded<'a, T>, serde_json::Error> {
     let text = text(value)?;
     decode_usual(text, Cursor::value).or_else(|_| decode_any(text))
 }
 
-/// The same, with the item as text.
+/// Reads an envelope whose item stays text. Errors are [`bounded`], their line and column are those of `value`.
 pub(crate) fn decode_raw(value: &[u8]) -> Result<Decoded<'_, &RawValue>, serde_json::Error> {
     let text = text(value)?;
     decode_usual(text, Cursor::raw).or_else(|_| decode_any(text))
 }
 
 /// Reads the item of an envelope, and says whether there is a history. Of that it sees no more than that its quotes and
-/// brackets are even, so that nothing was cut off: [`decode`] looks at it for whoever asks for it.
+/// brackets are even, so that nothing was cut off: [`decode_raw`] looks at it for whoever asks for it.
 pub(crate) fn decode_item<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<(T, bool), serde_json::Error> {
     item(text(value)?, Cursor::value)
 }
@@ -46,14 +47,14 @@ pub(crate) fn decode_raw_item(value: &[u8]) -> Result<(&RawValue, bool), serde_j
 }
 
 fn item<'a, T: Deserialize<'a>>(text: &'a str, read: Read<'a, T>) -> Result<(T, bool), serde_json::Error> {
-    if let Some(read) = item_usual(text, read) {
-        return Ok(read);
+    if let Some(found) = item_usual(text, read) {
+        return Ok(found);
     }
     let decoded = decode_usual(text, read).or_else(|_| decode_any(text))?;
     Ok((decoded.item, decoded.history.is_some() || decoded.truncated))
 }
 
-/// How an item is read of the cursor that stands on it.
+/// How an item is read from the cursor that stands on it.
 type Read<'a, T> = fn(&mut Cursor<'a>) -> Result<T, Fault>;
 
 #[inline]
@@ -69,11 +70,11 @@ fn item_usual<'a, T>(text: &'a str, read: Read<'a, T>) -> Option<(T, bool)> {
 /// Whether this could be a history within the limits, by the bytes that give it its structure. What it cannot tell from one
 /// is a history with more members of the envelope after it, but for a second `item`.
 fn looks_whole(history: &[u8]) -> bool {
-    /// Of one size a loop becomes one of vectors.
     const BLOCK: usize = 32;
+    /// Counters of a byte make a loop of vectors.
+    const PART: usize = u8::MAX as usize / BLOCK * BLOCK;
     static ITEM: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(b"\"item\""));
     let (mut opened, mut closed, mut quotes, mut is_plain) = (0_usize, 0_usize, 0_usize, true);
-    // Counters of a byte make a loop of vectors.
     let mut look = |part: &[u8]| {
         let (mut opens, mut closes, mut marks, mut others) = (0_u8, 0_u8, 0_u8, 0_u8);
         for byte in part {
@@ -89,9 +90,9 @@ fn looks_whole(history: &[u8]) -> bool {
         quotes += usize::from(marks);
         is_plain &= others == 0;
     };
-    // As many as a vector has, or else the rest is gone through byte by byte.
+    // The rest is padded to a block; else it would be gone through byte by byte.
     let (blocks, rest) = history.split_at(history.len() & !(BLOCK - 1));
-    blocks.chunks(BLOCK * 7).for_each(&mut look);
+    blocks.chunks(PART).for_each(&mut look);
     let mut last = [b' '; BLOCK];
     last[..rest.len()].copy_from_slice(rest);
     look(&last);
@@ -440,7 +441,7 @@ mod tests {
                 if let (Some((item, has)), Ok(any)) = (item, &any) {
                     assert_eq!((item.get(), has), (any.item.get(), any.history.is_some()), "{mutated}");
                 }
-                // Whether serde reads the item or it is gone through here.
+                // It is the same whether serde reads the item or the cursor.
                 let by_serde = item_usual::<&RawValue>(&mutated, Cursor::value);
                 let text = |(item, has): (&RawValue, bool)| (item.get().to_owned(), has);
                 assert_eq!(item.map(text), by_serde.map(text), "{mutated}");

@@ -41,12 +41,12 @@ struct Checked {
 }
 
 impl History {
-    /// From a text that [`super::decode`] let through, so it is well built and within the limits.
+    /// From a text that [`super::decode_raw`] let through, so it is well built and within the limits.
     pub(crate) fn from_checked(text: &RawValue) -> Self {
         Self(Arc::new(Checked { text: text.to_owned(), too_long: false }))
     }
 
-    /// The same of a text that [`decode`](super::decode()) gave.
+    /// The same from a text that a [`Decoded`](super::Decoded) has.
     pub(crate) fn from_checked_text(text: &str) -> Option<Self> {
         raw_of_checked(text).map(Self::from_checked)
     }

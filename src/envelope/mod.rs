@@ -48,9 +48,11 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 
+#[cfg(feature = "stream")]
+pub(crate) use decode::decode;
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 pub(crate) use decode::decode_plain;
-pub(crate) use decode::{Decoded, bounded, decode, decode_item, decode_raw, decode_raw_item};
+pub(crate) use decode::{Decoded, bounded, decode_item, decode_raw, decode_raw_item};
 use encode::encode;
 pub use history::{History, Latencies, Stage, stage_latencies};
 use raw::raw_of_checked;

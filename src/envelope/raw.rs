@@ -1,4 +1,4 @@
-//! JSON that this crate went through already, as serde_json's [`RawValue`], which would go through it again.
+//! What this crate has checked is JSON becomes serde_json's [`RawValue`], without serde_json checking it again.
 
 use std::iter;
 
@@ -6,7 +6,8 @@ use serde::de::value::{BorrowedStrDeserializer, Error, MapDeserializer};
 use serde::de::{Deserialize as _, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
-/// `text`, which is one JSON value without blanks around it; none is the answer to one that is not.
+/// The caller has checked that `text` is one JSON value without blanks around it; this does not look. It is never none
+/// for such a text.
 pub(super) fn raw_of_checked(text: &str) -> Option<&RawValue> {
     // Another version of serde_json may want to be told otherwise. It reads the text then.
     <&RawValue>::deserialize(Checked(text)).ok().or_else(|| serde_json::from_str(text).ok())
