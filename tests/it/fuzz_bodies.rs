@@ -6,6 +6,7 @@ use chrono::DateTime;
 use kafka_envelope::envelope::MAX_HISTORY_DEPTH;
 use kafka_envelope::{Error, History, Ref, pack, stage_latencies};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// Reads `bytes` as an envelope. What can be read is written again, as the history of another message.
 pub(crate) fn unpack(bytes: &[u8]) {
@@ -13,6 +14,9 @@ pub(crate) fn unpack(bytes: &[u8]) {
         Ok(envelope) => envelope,
         Err(error) => return check(&error),
     };
+    // serde_json did not look at it itself, perhaps.
+    let item = envelope.item().get();
+    assert_eq!(serde_json::from_str::<&RawValue>(item).unwrap().get(), item);
     if let Err(error) = envelope.payload::<Value>() {
         check(&error);
     }
