@@ -14,9 +14,7 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use super::support::{Broker, committed, create_topic, eventually, produce_raw_batch, shared_broker, unique};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::support::{Broker, PATIENCE, committed, create_topic, eventually, produce_raw_batch, shared_broker, unique};
 
 /// A topic with so many records of the event `e` in each partition.
 fn topic_of(partitions: i32, records: i32) -> (&'static str, String) {

@@ -16,11 +16,9 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::support::app::{Running, soon};
 use super::support::{
-    Worker, committed, consume_all, create_topic, create_topic_with, emit, eventually, produce_raw_batch,
+    PATIENCE, Worker, committed, consume_all, create_topic, create_topic_with, emit, eventually, produce_raw_batch,
     shared_broker, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A topic with these records of the event `e`: each a partition, a key and a number.
 fn topic_of(partitions: i32, records: &[(i32, Option<&str>, u32)]) -> (&'static str, String) {

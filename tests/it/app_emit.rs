@@ -1,7 +1,5 @@
 //! What an app sends is what the Python app sent, byte for byte; and what it cannot send it refuses.
 
-use std::time::Duration;
-
 use chrono::DateTime;
 use kafka_envelope::app::{App, Context, Emitter, Event};
 use kafka_envelope::{Error, HandlerError, unpack};
@@ -12,9 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::support::app::{Running, app, bytes, handled, headers, records, vectors};
-use super::support::{TestTopic, consume_all, produce_raw, shared_broker, unique};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::support::{PATIENCE, TestTopic, consume_all, produce_raw, shared_broker, unique};
 
 /// The vectors' cases, with the values as they were written.
 #[derive(Deserialize)]

@@ -11,9 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::support::app::{Calls, Running, app, handled, headers, produce, records, vector, vectors};
-use crate::support::{TestTopic, committed, shared_broker};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support::{PATIENCE, TestTopic, committed, shared_broker};
 
 /// A transaction that adds a field to what is an object, its own argument.
 fn adding(field: &str, value: Value) -> impl Fn(Value, Context) -> Result<Value, HandlerError> + Send + Sync + 'static {

@@ -11,9 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::support::app::{Running, app, bytes, headers, produce, records, soon, vectors};
 use super::support::redis::Redis;
-use super::support::{TestTopic, consume_all, shared_broker};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::support::{PATIENCE, TestTopic, consume_all, shared_broker};
 
 /// The vectors' cases, with the values as they were written.
 #[derive(Deserialize)]

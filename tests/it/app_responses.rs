@@ -10,9 +10,7 @@ use rdkafka::message::OwnedMessage;
 use serde_json::{Value, json};
 
 use super::support::app::{Calls, Running, app, handled, headers, produce, records, soon, vectors};
-use super::support::{TestTopic, committed, consume_all, shared_broker, unique};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::support::{PATIENCE, TestTopic, committed, consume_all, shared_broker, unique};
 
 /// Handlers at work, and the app that is asked.
 fn answering(questions: &str, answers: &str) -> AppBuilder {

@@ -6,11 +6,9 @@ use rdkafka::Message;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::support::{
-    Broker, Cluster, TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, eventually,
-    kafka, produce_raw, produce_raw_batch, shared_broker, unique,
+    Broker, Cluster, PATIENCE, TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic,
+    eventually, kafka, produce_raw, produce_raw_batch, shared_broker, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Records come back as they were produced, tombstones and empty values told apart, and a group that never committed has no offset.
 #[test]

@@ -278,8 +278,8 @@ fn without_topic_or_broker_it_says_so() {
 #[test]
 fn after_a_crash_a_member_waits_until_the_one_that_died_is_let_go() {
     let (topic, group) = (numbers(1, 30_000), group());
-    let member = ["consume", &topic, "-g", &group, "--commit", "--connect-timeout", "2"];
-    let session = ["--config", "session.timeout.ms=8000"];
+    let member = ["consume", &topic, "-g", &group, "--commit", "--connect-timeout", "5"];
+    let session = ["--config", "session.timeout.ms=12000"];
     let mut died = command(&[&member[..], &session].concat()).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(died.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().is_ok());

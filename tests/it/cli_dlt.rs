@@ -417,7 +417,8 @@ fn letters_that_are_refused_stay() {
         let left = again.lines().count() - 1;
         assert_eq!(left, if more.len() == 2 { 2 } else { 250 - before }, "{again}");
     }
-    assert!(start.elapsed() < Duration::from_secs(50), "{:?}", start.elapsed());
+    // An abort that waits for reports in vain takes a minute, and there are five.
+    assert!(start.elapsed() < Duration::from_secs(150), "{:?}", start.elapsed());
     let keys: HashSet<_> =
         consume_all(shared_broker(), &narrow).iter().map(|record| record.key().unwrap().to_vec()).collect();
     assert_eq!(keys.len(), 248);

@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 
 use super::support::cli::cli;
 use super::support::{
-    TestTopic, committed, consumer, delete_topic, eventually, group, kafka, produce_numbers, shared_broker, unique,
+    PATIENCE, TestTopic, committed, consumer, delete_topic, eventually, group, kafka, produce_numbers, shared_broker,
+    unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn topic(partitions: i32) -> TestTopic {
     TestTopic::new(shared_broker(), partitions)

@@ -10,10 +10,9 @@ use super::support::cli::cli;
 use super::support::gateway::{Gateway, oda};
 use super::support::running::Running;
 use super::support::{
-    TestTopic, committed, create_topic_with, eventually, group, produce_numbers, produce_raw, shared_broker, unique,
+    PATIENCE, TestTopic, committed, create_topic_with, eventually, group, produce_numbers, produce_raw, shared_broker,
+    unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Puts values into a topic's first partition.
 fn produce(topic: &str, values: &[&str]) {

@@ -1,13 +1,9 @@
 //! A consuming process is killed: the next one gets everything from the last commit on.
 
-use std::time::Duration;
-
 use kafka_envelope::{Batch, Commit};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{TestTopic, Worker, committed, consumer, emit, group, produce_numbers, shared_broker};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, TestTopic, Worker, committed, consumer, emit, group, produce_numbers, shared_broker};
 
 #[derive(Serialize, Deserialize)]
 struct Config {

@@ -13,11 +13,9 @@ use rdkafka::message::OwnedMessage;
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    Broker, TestTopic, Worker, committed, consume_all, consumer, create_topic, create_topic_with, delete_topic, emit,
-    envelope, eventually, group, produce_numbers, produce_raw_batch, shared_broker, unique,
+    Broker, PATIENCE, TestTopic, Worker, committed, consume_all, consumer, create_topic, create_topic_with,
+    delete_topic, emit, envelope, eventually, group, produce_numbers, produce_raw_batch, shared_broker, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A consumer whose first batch holds so many records.
 fn reader(bootstrap: &str, group: &str, topic: &str, records: usize) -> ConsumerBuilder {

@@ -8,10 +8,10 @@ use kafka_envelope::export::{DataClient, FilterClient, Shape};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::support::exports::{FilterTopic, PATIENCE, numbers, produce_json};
+use crate::support::exports::{FilterTopic, numbers, produce_json};
 use crate::support::{
-    TestTopic, Worker, committed, emit, envelope, eventually, group, keep_logs, logged, produce_raw, produce_raw_batch,
-    shared_broker, unique,
+    PATIENCE, TestTopic, Worker, committed, emit, envelope, eventually, group, keep_logs, logged, produce_raw,
+    produce_raw_batch, shared_broker, unique,
 };
 
 const KILLED: &str = "export_data::a_client";

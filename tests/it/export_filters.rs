@@ -13,11 +13,10 @@ use serde_json::{Value, json};
 
 use crate::support::kafka::{admin, admin_options, client};
 use crate::support::{
-    Broker, TestTopic, consume_all, create_topic_with, delete_topic, eventually, keep_logs, logged, produce_raw,
-    produce_raw_batch, shared_broker, unique,
+    Broker, PATIENCE, TestTopic, consume_all, create_topic_with, delete_topic, eventually, keep_logs, logged,
+    produce_raw, produce_raw_batch, shared_broker, unique,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// A delay after which nothing here is in sync.
 const NEVER: Duration = Duration::from_secs(600);
 /// Long before any test.

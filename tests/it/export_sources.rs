@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use kafka_envelope::Stopper;
 use kafka_envelope::export::{DataClient, FilterClient};
 
-use crate::support::exports::{FilterTopic, PATIENCE, numbers, produce_json};
+use crate::support::exports::{FilterTopic, numbers, produce_json};
 use crate::support::{
-    TestTopic, committed, create_topic_with, delete_topic, eventually, group, keep_logs, logged, shared_broker, unique,
+    PATIENCE, TestTopic, committed, create_topic_with, delete_topic, eventually, group, keep_logs, logged,
+    shared_broker, unique,
 };
 
 /// A client on a thread of its own, that stores what it sent to the test.

@@ -4,16 +4,14 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
 use crate::examples::{program, run};
 use crate::support::leash::Leashed;
-use crate::support::{TestTopic, committed, eventually, group, produce_raw_batch, shared_broker, unique};
+use crate::support::{PATIENCE, TestTopic, committed, eventually, group, produce_raw_batch, shared_broker, unique};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const KILLS: i64 = 10;
 const PARTITIONS: i32 = 3;
 /// Records that are ahead of it at least when it goes on.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use kafka_envelope::export::{ExportWorker, ExportWorkerBuilder, Exports};
 use kafka_envelope::{Backoff, ConsumerBuilder, Error, GiveUp, OnError, OnUndecodable, Summary};
 
-use crate::support::exports::{FilterTopic, PATIENCE, numbers, produce_json};
+use crate::support::exports::{FilterTopic, numbers, produce_json};
 use crate::support::{
-    TestTopic, committed, consume_all, create_topic_with, delete_topic, eventually, group, keep_logs, logged,
+    PATIENCE, TestTopic, committed, consume_all, create_topic_with, delete_topic, eventually, group, keep_logs, logged,
     produce_raw, shared_broker,
 };
 

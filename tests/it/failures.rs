@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use kafka_envelope::testing::{ApiKey, EmbeddedBroker, ErrorCode};
 use kafka_envelope::{Batch, Consumer, ConsumerBuilder, Error, HandlerError};
 
-use crate::support::{TestTopic, committed, consumer, eventually, group, produce_numbers, shared_broker};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, TestTopic, committed, consumer, eventually, group, produce_numbers, shared_broker};
 
 fn embedded(partitions: i32) -> EmbeddedBroker {
     let broker = EmbeddedBroker::start().unwrap();

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 
 use kafka_envelope::{Batch, Consumer, Stopper};
 
-use crate::support::{TestTopic, committed, consumer, eventually, group, produce_numbers, shared_broker};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, TestTopic, committed, consumer, eventually, group, produce_numbers, shared_broker};
 
 /// A group that starts after its records were written gets them all: `auto.offset.reset` is `earliest`.
 #[test]

@@ -2,14 +2,11 @@
 
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
 
 use kafka_envelope::{Batch, Consumer};
 
 use crate::support::proxy::{FETCH, Fate, OFFSET_FOR_LEADER_EPOCH, Proxy};
-use crate::support::{create_topic, eventually, group, keep_logs, logged, produce_numbers};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, create_topic, eventually, group, keep_logs, logged, produce_numbers};
 
 /// librdkafka may hold the answer against a position that it has come to since it asked, take the log for cut off there, and
 /// throw away all before it that nobody took yet. Here the answer itself says so.

@@ -6,7 +6,6 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use kafka_envelope::metrics::names::{ALL, Kind};
 use serde_json::Value;
@@ -14,9 +13,7 @@ use serde_json::Value;
 use crate::examples::program;
 use crate::support::leash::Leashed;
 use crate::support::metrics::Sample;
-use crate::support::{eventually, unique};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, eventually, unique};
 
 /// The example while it runs, on a broker of its own.
 struct Service {

@@ -8,7 +8,7 @@ use kafka_envelope::{Backoff, GiveUp, HandlerError, OnError, OnUndecodable};
 use serde_json::{Value, json};
 
 use crate::support::metrics::exporter;
-use crate::support::{TestTopic, create_topic_with, delete_topic, group, shared_broker};
+use crate::support::{PATIENCE, TestTopic, create_topic_with, delete_topic, group, shared_broker};
 
 const GROUP: &str = "messaging_consumer_group_name";
 const TOPIC: &str = "messaging_destination_name";
@@ -125,7 +125,7 @@ async fn a_workers_agents_are_measured_one_by_one() {
 #[cfg(feature = "export")]
 #[test]
 fn exports_are_counted() {
-    use crate::support::exports::{FilterTopic, PATIENCE, produce_json};
+    use crate::support::exports::{FilterTopic, produce_json};
     use kafka_envelope::export::{DataClient, ExportWorker};
 
     let (exporter, broker) = (exporter(), shared_broker());

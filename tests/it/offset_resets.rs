@@ -8,11 +8,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::support::kafka::delete_records;
 use crate::support::{
-    Broker, TestTopic, committed, consume_all, consumer, create_topic_with, envelope, eventually, group, keep_logs,
-    logged, produce_numbers, produce_raw, shared_broker, unique,
+    Broker, PATIENCE, TestTopic, committed, consume_all, consumer, create_topic_with, envelope, eventually, group,
+    keep_logs, logged, produce_numbers, produce_raw, shared_broker, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Handles so many records, and returns them.
 fn take(consumer: &mut Consumer, count: usize) -> Vec<u64> {

@@ -14,9 +14,7 @@ use rdkafka::message::{Headers as _, OwnedMessage};
 use crate::support::traces::{
     Spans, alone, assert_child, assert_root, attribute, current, failure, links, traceparent,
 };
-use crate::support::{TestTopic, consume_all, consumer, eventually, group, shared_broker, unique};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, TestTopic, consume_all, consumer, eventually, group, shared_broker, unique};
 
 fn header(record: &OwnedMessage, name: &str) -> Option<String> {
     let found = record.headers()?.iter().find(|header| header.key == name)?;

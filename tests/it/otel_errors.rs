@@ -6,9 +6,8 @@ use kafka_envelope::testing::{ApiKey, EmbeddedBroker, ErrorCode};
 use kafka_envelope::{Backoff, Batch, GiveUp, HandlerError, Message, OnError, OnUndecodable, Producer};
 
 use crate::support::traces::{Spans, alone, assert_child, failure, links};
-use crate::support::{TestTopic, consumer, eventually, group, shared_broker};
+use crate::support::{PATIENCE, TestTopic, consumer, eventually, group, shared_broker};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const HANDLER: &str = "handler";
 
 /// Each attempt is a span of its own, and each failure is told there.

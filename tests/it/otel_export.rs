@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use kafka_envelope::export::ExportWorker;
 
-use crate::support::exports::{FilterTopic, PATIENCE, produce_json};
+use crate::support::exports::{FilterTopic, produce_json};
 use crate::support::traces::{Spans, alone, assert_child, assert_root, attribute, failure};
-use crate::support::{TestTopic, group, shared_broker};
+use crate::support::{PATIENCE, TestTopic, group, shared_broker};
 
 /// The wait for records, each attempt, and the commit of what was handled. Nothing else came, and no other wait is told.
 #[test]

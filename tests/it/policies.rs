@@ -14,11 +14,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::support::kafka::client;
 use crate::support::{
-    TestTopic, committed, consume_all, consumer, create_topic_with, delete_topic, envelope, eventually, group,
-    keep_logs, logged, produce_numbers, produce_raw, produce_raw_batch, shared_broker, unique,
+    PATIENCE, TestTopic, committed, consume_all, consumer, create_topic_with, delete_topic, envelope, eventually,
+    group, keep_logs, logged, produce_numbers, produce_raw, produce_raw_batch, shared_broker, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tries so often, with next to no pause.
 fn backoff(attempts: u32) -> Backoff {

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use kafka_envelope::Batch;
 use serde::{Deserialize, Serialize};
 
-use crate::support::{TestTopic, Worker, committed, consumer, emit, eventually, group, produce_numbers, shared_broker};
+use crate::support::{
+    PATIENCE, TestTopic, Worker, committed, consumer, emit, eventually, group, produce_numbers, shared_broker,
+};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 const MEMBER: &str = "rebalance::member";
 const PARTITIONS: i32 = 6;
 

@@ -9,10 +9,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::support::proxy::Proxy;
 use crate::support::{
-    Broker, committed, consumer, create_topic, eventually, kafka, keep_logs, logged, produce_numbers, unique,
+    Broker, PATIENCE, committed, consumer, create_topic, eventually, kafka, keep_logs, logged, produce_numbers, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The coordinator dies with no commit under way, and comes back at another address, which librdkafka does not tell the part
 /// of it that speaks with the group. A new client does, and goes on where the group stands, once and no more.

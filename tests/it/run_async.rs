@@ -9,10 +9,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    TestTopic, committed, consume_all, consumer, create_topic_with, delete_topic, group, produce_numbers, shared_broker,
+    PATIENCE, TestTopic, committed, consume_all, consumer, create_topic_with, delete_topic, group, produce_numbers,
+    shared_broker,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ends a consumer, which blocks, outside of the runtime.
 async fn close(consumer: Consumer) {

@@ -12,11 +12,9 @@ use crate::support::certificates::{Days, encrypted_key};
 use crate::support::secured::{
     ELSEWHERE, EXPIRED, MARK, MUTUAL, SASL_SSL, STRANGER, Secured, User, login, secured_broker, until,
 };
-use crate::support::{committed, create_topic, keep_logs, logged, logged_by_all, produce_numbers, unique};
+use crate::support::{PATIENCE, committed, create_topic, keep_logs, logged, logged_by_all, produce_numbers, unique};
 
 type Config = Vec<(String, String)>;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a consumer of its own group says, of which every user may be a member.
 fn consume(address: &str, topic: &str, config: &Config) -> Result<u64, Error> {

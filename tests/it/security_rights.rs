@@ -7,9 +7,7 @@ use kafka_envelope::{Batch, Consumer, Error, Message, Outbox, Producer, RefusalK
 
 use crate::support::acls::{May, On, grant, revoke};
 use crate::support::secured::{SASL_SSL, login, secured_broker, until};
-use crate::support::{committed, create_topic, keep_logs, logged, produce_numbers, unique};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, committed, create_topic, keep_logs, logged, produce_numbers, unique};
 
 /// A consumer with no right at all gets one after the other, and handles every record in the end.
 #[test]

@@ -8,11 +8,9 @@ use kafka_envelope::testing::{ApiKey, EmbeddedBroker, ErrorCode};
 use kafka_envelope::{Batch, Consumer, Health, StallCause, Stopper};
 
 use crate::support::{
-    Broker, TestTopic, committed, consumer, create_topic, eventually, group, keep_logs, logged, produce_numbers,
-    shared_broker, unique,
+    Broker, PATIENCE, TestTopic, committed, consumer, create_topic, eventually, group, keep_logs, logged,
+    produce_numbers, shared_broker, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A consumer that runs on a thread of its own.
 struct Running {

@@ -10,8 +10,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::support::stream::{PATIENCE, Running, add, committed, rss_mib, soon, topic_of, worker};
-use super::support::{kafka, shared_broker, unique};
+use super::support::stream::{Running, add, committed, rss_mib, soon, topic_of, worker};
+use super::support::{PATIENCE, kafka, shared_broker, unique};
 
 /// Batches of that size, whose sizes are noted.
 fn batches(size: usize) -> (Agent<Value, ()>, Arc<Mutex<Vec<usize>>>) {

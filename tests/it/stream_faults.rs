@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use super::support::stream::{PATIENCE, Running, soon};
-use super::support::{Worker, committed, create_topic, emit, eventually, produce_raw_batch, shared_broker, unique};
+use super::support::stream::{Running, soon};
+use super::support::{
+    PATIENCE, Worker, committed, create_topic, emit, eventually, produce_raw_batch, shared_broker, unique,
+};
 
 /// A partition, and a number that grows by one there.
 type Number = (i32, u32);

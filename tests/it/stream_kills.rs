@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use super::support::stream::PATIENCE;
+use super::support::PATIENCE;
 use super::support::{TestTopic, Worker, committed, emit, kafka, produce_raw_batch, shared_broker, unique};
 
 const RECORDS: u32 = 3_000;

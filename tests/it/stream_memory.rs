@@ -11,8 +11,10 @@ use kafka_envelope::{Error, HandlerError};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use super::support::stream::{PATIENCE, rss_mib};
-use super::support::{TestTopic, Worker, committed, emit, eventually, produce_raw_batch, shared_broker, unique};
+use super::support::stream::rss_mib;
+use super::support::{
+    PATIENCE, TestTopic, Worker, committed, emit, eventually, produce_raw_batch, shared_broker, unique,
+};
 
 const RECORDS: u64 = 4_000;
 const BYTES: usize = 100_000;

@@ -10,7 +10,7 @@ use kafka_envelope::{Backoff, Error, GiveUp, HandlerError, OnError, OnUndecodabl
 use rdkafka::Message;
 use serde_json::{Value, json};
 
-use super::support::stream::{PATIENCE, Running, committed, soon, topic_of, worker};
+use super::support::stream::{Running, committed, soon, topic_of, worker};
 use super::support::{consume_all, create_topic_with, shared_broker, unique};
 
 /// What an agent got.
@@ -181,7 +181,7 @@ async fn an_agent_that_panics_stops_the_worker() {
         let error = Running::start(builder.agent(agent).build().unwrap()).failed().await;
         assert!(error.to_string().contains("agent `a`: it panicked: at 1"), "{error}");
         assert_eq!(committed(&group, &topic), None);
-        assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
     }
 }
 

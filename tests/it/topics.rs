@@ -3,16 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
 
 use kafka_envelope::{Batch, Consumer};
 
 use crate::support::{
-    TestTopic, committed, consumer, create_topic_with, delete_topic, eventually, group, produce_numbers, shared_broker,
-    unique,
+    PATIENCE, TestTopic, committed, consumer, create_topic_with, delete_topic, eventually, group, produce_numbers,
+    shared_broker, unique,
 };
-
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A consumer of a topic that does not exist waits for it.
 #[test]

@@ -6,9 +6,7 @@ use kafka_envelope::{Batch, Message, Producer, Ref, TransactionalProducer};
 use rdkafka::Message as _;
 use rdkafka::message::{Headers as _, OwnedMessage};
 
-use crate::support::{TestTopic, consume_all, consumer, eventually, group, shared_broker, unique};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, TestTopic, consume_all, consumer, eventually, group, shared_broker, unique};
 
 const FIRST: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const SECOND: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";

@@ -8,10 +8,8 @@ use std::time::Duration;
 use kafka_envelope::{Batch, Consumer, Stopper};
 
 use crate::support::{
-    TestTopic, committed, consumer, eventually, group, keep_logs, logged, produce_numbers, shared_broker,
+    PATIENCE, TestTopic, committed, consumer, eventually, group, keep_logs, logged, produce_numbers, shared_broker,
 };
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One batch is in hand and one is ready, which is more than the window: the partition is paused, and resumed when the
 /// first is done. Nothing is skipped or repeated by that.

@@ -8,10 +8,8 @@ use super::service::Commits;
 use super::{Report, Scene, Setup};
 use crate::support::acls::{May, On, grant, revoke};
 use crate::support::certificates::Days;
-use crate::support::eventually;
 use crate::support::secured::{MARK, SASL_SSL, Secured};
-
-const SOON: Duration = Duration::from_secs(120);
+use crate::support::{PATIENCE, eventually};
 
 /// Services that log in as this user, who may do everything.
 fn scene(secured: &Secured, address: &str, user: &str, password: &str, records: usize) -> Scene {
@@ -43,14 +41,14 @@ fn told(scene: &mut Scene, number: usize, begin: &str) -> usize {
 /// Waits until a service has said so once more, and returns how often it did in all.
 #[track_caller]
 fn until_told(scene: &mut Scene, number: usize, before: usize, begin: &str) -> usize {
-    eventually(SOON, begin, || Some(told(scene, number, begin)).filter(|told| *told > before))
+    eventually(PATIENCE, begin, || Some(told(scene, number, begin)).filter(|told| *told > before))
 }
 
 /// Until records are handled again, or there are no more to come.
 #[track_caller]
 fn until_it_goes_on(scene: &mut Scene) {
     let before = scene.handled();
-    eventually(SOON, "records are handled again", || {
+    eventually(PATIENCE, "records are handled again", || {
         (scene.handled() >= before + 100 || scene.load.is_done()).then_some(())
     });
 }
@@ -76,7 +74,7 @@ fn row_15_revoked_rights() {
         scene.service.commits = Commits::Overlapped(4);
         let (first, second) = (scene.spawn(), scene.spawn());
         for service in [first, second] {
-            scene.until_it_handles(service, 200, SOON);
+            scene.until_it_handles(service, 200, PATIENCE);
         }
         let (mut times, mut bound) = (0, 0_u64);
         for _ in 0..by_length(1, 5) {
@@ -91,7 +89,7 @@ fn row_15_revoked_rights() {
                 until_told(&mut scene, service, before, &says);
             }
             if is_topic {
-                eventually(SOON, "a partition stalls", || (stalls(&mut scene, first) > stalled).then_some(()));
+                eventually(PATIENCE, "a partition stalls", || (stalls(&mut scene, first) > stalled).then_some(()));
             }
             bound += 3 * scene.service.records_at_risk();
             let third = scene.spawn();
@@ -100,10 +98,10 @@ fn row_15_revoked_rights() {
             until_it_goes_on(&mut scene);
             until_told(&mut scene, first, over, "no longer refused");
             // As many as partitions, so that each has one to be refused.
-            scene.end_within(third, SOON);
+            scene.end_within(third, PATIENCE);
             times += 1;
         }
-        let verdict = scene.finish(SOON);
+        let verdict = scene.finish(PATIENCE);
         Report::of(15, fault, times, records, &verdict, bound).file();
     }
 }
@@ -124,7 +122,7 @@ fn row_31_expired_credentials() {
         let records = by_length(15_000, 60_000);
         let mut scene = scene(&secured, &address, user, &password, records);
         let services = [scene.spawn(), scene.spawn()];
-        scene.until_all_handle(&services, 200, SOON);
+        scene.until_all_handle(&services, 200, PATIENCE);
         let mut times = 0;
         while times < by_length(1, 5) && !scene.load.is_done() {
             let before = services.map(|service| told(&mut scene, service, says));
@@ -150,10 +148,10 @@ fn row_31_expired_credentials() {
             }
             times += 1;
         }
-        eventually(SOON, "the load ends", || scene.load.is_done().then_some(()));
+        eventually(PATIENCE, "the load ends", || scene.load.is_done().then_some(()));
         let told = services.map(|service| told(&mut scene, service, says));
         let bound = times as u64 * 2 * scene.service.records_at_risk();
-        let verdict = scene.finish(SOON);
+        let verdict = scene.finish(PATIENCE);
         let mut report = Report::of(31, fault, times, records, &verdict, bound);
         // Once; again where one of its connections was let in between, and another was not.
         if told.iter().any(|told| !(times..=2 * times).contains(told)) {

@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::report::by_length;
 use super::{Report, Scene, Setup, Work};
-use crate::support::{shared_broker, unique};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, shared_broker, unique};
 
 /// A wall clock that can be set, of processes that are started with it.
 struct WallClock {
@@ -76,11 +74,11 @@ fn row_29_jumping_clocks() {
     let services = [scene.spawn(), scene.spawn()];
     let mut injected = 0;
     for hours_ahead in [1, 0, -1, 0, 1, -1].into_iter().cycle().take(jumps) {
-        scene.until_all_handle(&services, 500, SOON);
+        scene.until_all_handle(&services, 500, PATIENCE);
         clock.set(hours_ahead);
         injected += 1;
     }
     // The second one joins, which hands partitions over: once, and committed.
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(29, "the wall clock jumps by an hour", injected, records, &verdict, 0).file();
 }

@@ -9,9 +9,8 @@ use super::log_of_topic::log_of;
 use super::report::by_length;
 use super::service::Commits;
 use super::{Report, Scene, Setup};
-use crate::support::{Cluster, eventually};
+use crate::support::{Cluster, PATIENCE, eventually};
 
-const SOON: Duration = Duration::from_secs(90);
 const OFFSETS: &str = "__consumer_offsets";
 
 /// One of three brokers after the other is stopped in order and started again, as in an upgrade, while two services run.
@@ -25,20 +24,20 @@ fn row_07_rolling_restarts() {
     let services = [scene.spawn(), scene.spawn()];
     for _ in 0..rounds {
         for node in cluster.nodes() {
-            scene.until_handled(500, SOON);
+            scene.until_handled(500, PATIENCE);
             cluster.node(node).stop();
             // Also without it.
-            scene.until_handled(500, SOON);
+            scene.until_handled(500, PATIENCE);
             cluster.node(node).restart();
             cluster.until_in_sync();
         }
     }
-    scene.until_all_handle(&services, 200, SOON);
-    let records = scene.end_loads(SOON);
+    scene.until_all_handle(&services, 200, PATIENCE);
+    let records = scene.end_loads(PATIENCE);
     let restarts = 3 * rounds;
     let bound = (restarts * services.len()) as u64 * scene.service.records_at_risk();
     let mut of_a_partition = 0;
-    let verdict = scene.finish_with(SOON, |evidence| of_a_partition = evidence.longest_stall_of_a_partition());
+    let verdict = scene.finish_with(PATIENCE, |evidence| of_a_partition = evidence.longest_stall_of_a_partition());
     let fault = "three brokers are restarted one after the other";
     let mut report = Report::of(7, fault, restarts, records, &verdict, bound);
     let of_a_partition = Duration::from_micros(of_a_partition);
@@ -58,22 +57,22 @@ fn row_26_coordinators_that_move() {
     (scene.service.commits, scene.service.batch) = (Commits::EachBatch, 10);
     let services = [scene.spawn(), scene.spawn()];
     for number in 0..moves {
-        scene.until_handled(200, SOON);
-        let coordinator = eventually(SOON, "the coordinator is told", || cluster.leader(OFFSETS, 0));
+        scene.until_handled(200, PATIENCE);
+        let coordinator = eventually(PATIENCE, "the coordinator is told", || cluster.leader(OFFSETS, 0));
         match number % 2 {
             0 => cluster.node(coordinator).kill(),
             _ => cluster.node(coordinator).stop(),
         }
-        eventually(SOON, "it moves", || cluster.leader(OFFSETS, 0).filter(|now| *now != coordinator));
+        eventually(PATIENCE, "it moves", || cluster.leader(OFFSETS, 0).filter(|now| *now != coordinator));
         // Each batch waits for its commit.
-        scene.until_handled(200, SOON);
+        scene.until_handled(200, PATIENCE);
         cluster.node(coordinator).restart();
         cluster.until_in_sync();
     }
-    scene.until_all_handle(&services, 100, SOON);
-    let records = scene.end_loads(SOON);
+    scene.until_all_handle(&services, 100, PATIENCE);
+    let records = scene.end_loads(PATIENCE);
     let bound = (moves * services.len()) as u64 * scene.service.records_at_risk();
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(26, "the coordinator goes amid commits", moves, records, &verdict, bound).file();
 }
 
@@ -109,21 +108,23 @@ fn elect_uncleanly(cluster: &mut Cluster, meanwhile: Meanwhile, all: &mut Report
     let bootstrap = cluster.bootstrap();
     let topic_settings: &[_] = &[("unclean.leader.election.enable", "true"), ("min.insync.replicas", "1")];
     // One whose second replica is not on the group's coordinator, which is not to be frozen.
-    let (mut scene, leader, follower) = eventually(SOON, "a topic on the right brokers", || {
+    let (mut scene, leader, follower) = eventually(PATIENCE, "a topic on the right brokers", || {
         let setup = Setup { partitions: 1, topic_settings, ..Setup::new(&bootstrap, ENDLESS).rate(1_000) };
         let mut scene = Scene::start(setup);
         scene.service.set("session.timeout.ms", "45000");
         let service = scene.spawn();
-        scene.until_it_handles(service, 300, SOON);
+        scene.until_it_handles(service, 300, PATIENCE);
         let (leader, coordinator) = (cluster.leader(&scene.topic, 0)?, cluster.leader(OFFSETS, 0)?);
         let follower = cluster.in_sync(&scene.topic, 0)?.into_iter().find(|node| *node != leader)?;
         (follower != coordinator).then_some((scene, leader, follower))
     });
     cluster.node(follower).freeze();
-    eventually(SOON, "the follower is left behind", || (cluster.in_sync(&scene.topic, 0)? == [leader]).then_some(()));
-    scene.until_handled(1_000, SOON);
-    scene.end_loads(SOON);
-    let log = scene.until_committed(SOON);
+    eventually(PATIENCE, "the follower is left behind", || {
+        (cluster.in_sync(&scene.topic, 0)? == [leader]).then_some(())
+    });
+    scene.until_handled(1_000, PATIENCE);
+    scene.end_loads(PATIENCE);
+    let log = scene.until_committed(PATIENCE);
     let end = log.iter().map(|(_, offset)| offset + 1).max().unwrap();
     let before = scene.evidence(log.clone()).check();
 
@@ -133,17 +134,19 @@ fn elect_uncleanly(cluster: &mut Cluster, meanwhile: Meanwhile, all: &mut Report
         Meanwhile::IsFrozen => scene.worker(service).freeze(),
         Meanwhile::IsStopped => {
             scene.worker(service).sigterm();
-            assert!(scene.worker(service).wait(SOON).success());
+            assert!(scene.worker(service).wait(PATIENCE).success());
         }
     }
     let killed = Clock::new().now();
     cluster.node(leader).kill();
     cluster.node(follower).thaw();
-    eventually(SOON, "the one left behind leads", || cluster.leader(&scene.topic, 0).filter(|now| *now == follower));
+    eventually(PATIENCE, "the one left behind leads", || {
+        cluster.leader(&scene.topic, 0).filter(|now| *now == follower)
+    });
     let cut = log_of(&bootstrap, &scene.topic).iter().map(|(_, offset)| offset + 1).max().unwrap_or(0);
     assert!(cut < end, "the log lost nothing, it ends at {cut}");
     scene.load_again(1, (end - cut) as usize + 1_000, None);
-    eventually(SOON, "the log has outgrown what it was", || scene.more_loads[0].is_done().then_some(()));
+    eventually(PATIENCE, "the log has outgrown what it was", || scene.more_loads[0].is_done().then_some(()));
     match meanwhile {
         Meanwhile::GoesOn => {}
         Meanwhile::IsFrozen => scene.worker(service).thaw(),
@@ -151,7 +154,7 @@ fn elect_uncleanly(cluster: &mut Cluster, meanwhile: Meanwhile, all: &mut Report
             scene.spawn();
         }
     }
-    let log_then = scene.until_committed(SOON);
+    let log_then = scene.until_committed(PATIENCE);
     scene.stop_services();
 
     let mut after = scene.evidence(log_then.into_iter().filter(|(_, offset)| *offset >= cut).collect());

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use super::history::Clock;
 use super::report::by_length;
 use super::{Report, Scene, Setup, Work};
-use crate::support::{Broker, eventually};
-
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::{Broker, PATIENCE, eventually};
 
 /// What a service may take to end while nobody answers: 5 s for the last commit, 5 s for the client's end, and as much
 /// again for a busy machine.
@@ -31,7 +29,7 @@ fn row_05_frozen_broker() {
     let mut running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
     let mut unconfirmed = 0;
     for _ in 0..freezes {
-        scene.until_all_handle(&running, 500, SOON);
+        scene.until_all_handle(&running, 500, PATIENCE);
         broker.freeze();
         let (since, now) = (Instant::now(), Clock::new().now());
         // What is handled now cannot be committed. Who rejoins in this very moment has nothing to handle.
@@ -42,11 +40,11 @@ fn row_05_frozen_broker() {
         eventually(frozen * 2, "time passes", || (since.elapsed() >= frozen).then_some(()));
         broker.thaw();
     }
-    scene.until_all_handle(&running, 500, SOON);
+    scene.until_all_handle(&running, 500, PATIENCE);
     assert!(unconfirmed > 0, "no commit was under way at any time");
-    let records = scene.end_loads(SOON);
+    let records = scene.end_loads(PATIENCE);
     let bound = (freezes * 3) as u64 * scene.service.records_at_risk();
     assert_eq!(scene.logged("MAXPOLL"), [""; 0]);
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(5, "the broker is frozen with commits under way", freezes, records, &verdict, bound).file();
 }

@@ -1,12 +1,9 @@
 //! Row 17: a broker whose disk is full.
 
-use std::time::Duration;
-
 use super::report::by_length;
 use super::{Report, Scene, Setup};
-use crate::support::{Broker, eventually};
+use crate::support::{Broker, PATIENCE, eventually};
 
-const SOON: Duration = Duration::from_secs(120);
 const FAULT: &str = "the broker's disk is full";
 
 /// The broker's log directory is a tmpfs of 256 MB, which the load fills until nothing can be written; Kafka ends then. The
@@ -27,7 +24,7 @@ fn row_17_full_disk() {
         ..Setup::new(broker.bootstrap(), 1_000_000)
     });
     let running = [scene.spawn(), scene.spawn()];
-    eventually(SOON * 2, "the producer reports that records are not delivered", || {
+    eventually(PATIENCE * 2, "the producer reports that records are not delivered", || {
         assert!(!scene.load.is_done(), "it is all there: {} records", scene.load.reported());
         (!scene.load.failures().is_empty()).then_some(())
     });
@@ -36,9 +33,9 @@ fn row_17_full_disk() {
     }
     broker.disk().give_back();
     broker.restart();
-    scene.until_all_handle(&running, 500, SOON);
-    let records = scene.end_loads(SOON);
+    scene.until_all_handle(&running, 500, PATIENCE);
+    let records = scene.end_loads(PATIENCE);
     let bound = running.len() as u64 * scene.service.records_at_risk();
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(17, FAULT, 1, records, &verdict, bound).file();
 }

@@ -1,7 +1,6 @@
 //! Row 20: values that cannot be read.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use kafka_envelope::pack;
 use rdkafka::message::{Headers, Message};
@@ -11,9 +10,7 @@ use super::load::Payload;
 use super::log_of_topic::log_of;
 use super::report::by_length;
 use super::{Report, Scene, Setup};
-use crate::support::{consume_all, create_topic_with, produce_raw_batch, shared_broker};
-
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::{PATIENCE, consume_all, create_topic_with, produce_raw_batch, shared_broker};
 
 /// What JSON parsers differ about, or stumble over.
 fn oddities() -> Vec<Vec<u8>> {
@@ -86,7 +83,7 @@ fn row_20_bad_input() {
     let injected = produce_raw_batch(broker, &scene.topic, values).len();
     scene.service.buries = true;
     let services = [scene.spawn(), scene.spawn()];
-    scene.until_committed(SOON);
+    scene.until_committed(PATIENCE);
 
     let log = log_of(broker, &scene.topic);
     let handled: BTreeSet<Place> = scene.handled_places();

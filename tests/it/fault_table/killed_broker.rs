@@ -1,12 +1,8 @@
 //! Row 6: brokers that are killed and come back.
 
-use std::time::Duration;
-
 use super::report::by_length;
 use super::{Report, Scene, Setup};
-use crate::support::{Broker, Cluster};
-
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::{Broker, Cluster, PATIENCE};
 
 /// The only broker gets a SIGKILL under load and is started again on what it had written, time after time. What it had
 /// acknowledged is there and is handled. What was handled and not confirmed may come again where a member's session ends
@@ -19,7 +15,7 @@ fn row_06_killed_broker() {
     scene.service.batch = 50;
     let running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
     for _ in 0..kills {
-        scene.until_all_handle(&running, 500, SOON);
+        scene.until_all_handle(&running, 500, PATIENCE);
         broker.kill();
         broker.restart();
     }
@@ -38,9 +34,9 @@ fn row_06_killed_brokers_of_three() {
     let running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
     let nodes: Vec<_> = cluster.nodes().collect();
     for node in nodes.into_iter().cycle().take(kills) {
-        scene.until_all_handle(&running, 500, SOON);
+        scene.until_all_handle(&running, 500, PATIENCE);
         cluster.node(node).kill();
-        scene.until_handled(500, SOON);
+        scene.until_handled(500, PATIENCE);
         cluster.node(node).restart();
         cluster.until_in_sync();
     }
@@ -49,11 +45,11 @@ fn row_06_killed_brokers_of_three() {
 
 /// All goes on after so many kills, and every record was acknowledged.
 fn end(mut scene: Scene, running: &[usize], kills: usize, fault: &'static str) {
-    scene.until_all_handle(running, 500, SOON);
-    let records = scene.end_loads(SOON);
+    scene.until_all_handle(running, 500, PATIENCE);
+    let records = scene.end_loads(PATIENCE);
     let bound = (kills * running.len()) as u64 * scene.service.records_at_risk();
     let failures = scene.load.failures();
     assert!(failures.is_empty(), "{failures:?}");
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(6, fault, kills, records, &verdict, bound).file();
 }

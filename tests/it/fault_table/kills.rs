@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use super::report::by_length;
 use super::service::Commits;
 use super::{Report, Scene, Setup, Work};
-use crate::support::shared_broker;
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::support::{PATIENCE, shared_broker};
 
 /// A good part of the time a service has a batch in hand, so that its end meets it there: what is committed too early, or not
 /// at all, shows.
@@ -29,13 +27,13 @@ fn row_01_killed_services() {
         let mut injected = 0;
         while injected < kills && !scene.load.is_done() {
             let victim = running.remove(0);
-            scene.until_it_handles(victim, 200, SOON);
+            scene.until_it_handles(victim, 200, PATIENCE);
             scene.worker(victim).kill9();
             running.push(scene.spawn());
             injected += 1;
         }
         let bound = injected as u64 * scene.service.records_at_risk();
-        let verdict = scene.finish(SOON);
+        let verdict = scene.finish(PATIENCE);
         Report::of(1, fault, injected, records, &verdict, bound).file();
     }
 }
@@ -51,15 +49,15 @@ fn row_02_stopped_services() {
     let mut injected = 0;
     while injected < stops && !scene.load.is_done() {
         let next = running.remove(0);
-        scene.until_it_handles(next, 200, SOON);
+        scene.until_it_handles(next, 200, PATIENCE);
         let began = Instant::now();
         scene.worker(next).sigterm();
-        assert!(scene.worker(next).wait(SOON).success());
+        assert!(scene.worker(next).wait(PATIENCE).success());
         assert!(began.elapsed() < Duration::from_secs(10), "it ended after {:?}", began.elapsed());
         running.push(scene.spawn());
         injected += 1;
     }
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(2, "a service is told to end", injected, records, &verdict, 0).file();
 }
 
@@ -75,15 +73,15 @@ fn row_04_frozen_services() {
     let mut injected = 0;
     while injected < freezes && !scene.load.is_done() {
         let (victim, other) = (running[injected % 2], running[(injected + 1) % 2]);
-        scene.until_it_handles(victim, 200, SOON);
+        scene.until_it_handles(victim, 200, PATIENCE);
         scene.worker(victim).freeze();
         // It has all partitions once the session of the frozen one is over.
-        scene.until_it_is_assigned(other, 6, SOON);
-        scene.until_it_handles(other, 1_000, SOON);
+        scene.until_it_is_assigned(other, 6, PATIENCE);
+        scene.until_it_handles(other, 1_000, PATIENCE);
         scene.worker(victim).thaw();
         injected += 1;
     }
     let bound = injected as u64 * scene.service.records_at_risk();
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(4, "a service is frozen past its session", injected, records, &verdict, bound).file();
 }

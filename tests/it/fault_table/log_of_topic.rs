@@ -8,9 +8,8 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::checker::Place;
-use crate::support::{eventually, kafka, unique};
+use crate::support::{PATIENCE, eventually, kafka, unique};
 
-const PATIENCE: Duration = Duration::from_secs(120);
 const REQUEST: Duration = Duration::from_secs(10);
 
 /// Where Kafka writes what groups commit.

@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::report::by_length;
 use super::{Report, Scene, Setup, Work};
-use crate::support::eventually;
 use crate::support::proxy::{Fate, OFFSET_COMMIT, Proxy};
-
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::{PATIENCE, eventually};
 
 /// As for a broker that is frozen.
 const END: Duration = Duration::from_secs(20);
@@ -36,14 +34,14 @@ fn row_25_answers_after_their_timeout() {
 fn commits_go_on((row, fault): (u32, &'static str), settings: &[(&str, &str)], times: usize, fate: Fate) {
     let (proxy, mut scene) = start(settings);
     let running = [scene.spawn(), scene.spawn()];
-    scene.until_all_handle(&running, 500, SOON);
+    scene.until_all_handle(&running, 500, PATIENCE);
     proxy.treat(OFFSET_COMMIT, 20, fate);
-    eventually(SOON * times as u32, fault, || (proxy.treated() >= times).then_some(()));
+    eventually(PATIENCE * times as u32, fault, || (proxy.treated() >= times).then_some(()));
     proxy.treat_none();
-    scene.until_all_handle(&running, 500, SOON);
+    scene.until_all_handle(&running, 500, PATIENCE);
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
-    let records = scene.end_loads(SOON);
-    let verdict = scene.finish(SOON);
+    let records = scene.end_loads(PATIENCE);
+    let verdict = scene.finish(PATIENCE);
     Report::of(row, fault, proxy.treated(), records, &verdict, 0).file();
 }
 
@@ -57,23 +55,23 @@ fn row_25_answers_after_a_deadline() {
     scene.service.drain_budget = Some(Duration::from_secs(2));
     let mut running = vec![scene.spawn(), scene.spawn()];
     for _ in 0..rounds {
-        scene.until_all_handle(&running, 500, SOON);
+        scene.until_all_handle(&running, 500, PATIENCE);
         let before = proxy.treated();
         proxy.treat(OFFSET_COMMIT, 1, Fate::Late(Duration::from_secs(8)));
-        eventually(SOON, "answers are late", || (proxy.treated() >= before + 2).then_some(()));
+        eventually(PATIENCE, "answers are late", || (proxy.treated() >= before + 2).then_some(()));
         let since = Instant::now();
         running.push(scene.spawn());
-        scene.until_it_handles(running[2], 50, SOON);
+        scene.until_it_handles(running[2], 50, PATIENCE);
         scene.end_within(running.remove(0), END);
         // Those that were late by then have come.
-        eventually(SOON, "time passes", || (since.elapsed() >= Duration::from_secs(9)).then_some(()));
+        eventually(PATIENCE, "time passes", || (since.elapsed() >= Duration::from_secs(9)).then_some(()));
         proxy.treat_none();
     }
-    scene.until_all_handle(&running, 500, SOON);
+    scene.until_all_handle(&running, 500, PATIENCE);
     assert_eq!(scene.logged(UNMATCHED), [""; 0]);
-    let records = scene.end_loads(SOON);
+    let records = scene.end_loads(PATIENCE);
     let bound = (rounds * 2 * 3) as u64 * scene.service.records_at_risk();
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(25, "answers to commits come after a deadline", proxy.treated(), records, &verdict, bound).file();
 }
 

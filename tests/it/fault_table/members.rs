@@ -7,9 +7,8 @@ use super::history::What;
 use super::load::ENDLESS;
 use super::report::by_length;
 use super::{Report, Scene, Setup, Work};
-use crate::support::shared_broker;
+use crate::support::{PATIENCE, shared_broker};
 
-const SOON: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_secs(2);
 
 /// Every two seconds one service joins and another leaves, while two more go on; with an assignor that takes all
@@ -34,18 +33,18 @@ fn row_03_services_that_come_and_go() {
         // A change meets some batches in hand.
         scene.service.work = Work::Takes(Duration::from_millis(10));
         let mut members: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
-        scene.until_handled(500, SOON);
+        scene.until_handled(500, PATIENCE);
         for _ in 0..changes {
             let until = Instant::now() + PACE;
             members.push(scene.spawn());
             let oldest = members.remove(0);
             scene.worker(oldest).sigterm();
-            assert!(scene.worker(oldest).wait(SOON).success());
+            assert!(scene.worker(oldest).wait(PATIENCE).success());
             thread::sleep(until.saturating_duration_since(Instant::now()));
         }
-        let records = scene.end_loads(SOON);
+        let records = scene.end_loads(PATIENCE);
         let bound = (2 * changes * members.len()) as u64 * scene.service.records_at_risk();
-        let verdict = scene.finish(SOON);
+        let verdict = scene.finish(PATIENCE);
         Report::of(3, fault, 2 * changes, records, &verdict, bound).file();
     }
 }
@@ -58,22 +57,22 @@ fn row_21_one_place_for_two_services() {
     let mut scene = Scene::start(Setup::new(shared_broker(), ENDLESS).rate(2_000));
     scene.service.set("group.instance.id", "the-one");
     let mut running = scene.spawn();
-    scene.until_it_handles(running, 200, SOON);
+    scene.until_it_handles(running, 200, PATIENCE);
     for _ in 0..times {
         let next = scene.spawn();
-        assert!(!scene.worker(running).wait(SOON).success(), "the older one ends with an error");
+        assert!(!scene.worker(running).wait(PATIENCE).success(), "the older one ends with an error");
         let ended = |line: &super::history::Line| match &line.what {
             What::Ended { error } => error.clone(),
             _ => None,
         };
         let error = scene.lines(running).iter().find_map(ended).unwrap_or_default();
         assert!(error.to_lowercase().contains("fenced"), "{error}");
-        scene.until_it_handles(next, 200, SOON);
+        scene.until_it_handles(next, 200, PATIENCE);
         assert!(scene.worker(next).ended().is_none(), "both ended");
         running = next;
     }
-    let records = scene.end_loads(SOON);
+    let records = scene.end_loads(PATIENCE);
     let bound = times as u64 * scene.service.records_at_risk();
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(21, "two services with one group.instance.id", times, records, &verdict, bound).file();
 }

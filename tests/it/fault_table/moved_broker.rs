@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use super::report::by_length;
 use super::{Report, Scene, Setup};
-use crate::support::Broker;
 use crate::support::proxy::Proxy;
-
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::{Broker, PATIENCE};
 
 /// The broker ends, and comes back on another port with what it had. All clients know one first address, which leads to
 /// wherever it is, as a name or a balancer does; from there they learn the new one, and go on. A member that its group went
@@ -24,7 +22,7 @@ fn row_30_moved_broker() {
     scene.service.set("max.poll.interval.ms", "6000");
     let running = [scene.spawn(), scene.spawn()];
     for number in 0..moves {
-        scene.until_all_handle(&running, 500, SOON);
+        scene.until_all_handle(&running, 500, PATIENCE);
         // In order, and not.
         if number % 2 == 0 {
             broker.stop()
@@ -35,11 +33,11 @@ fn row_30_moved_broker() {
         broker.restart();
         first.lead_to(broker.bootstrap());
     }
-    scene.until_all_handle(&running, 500, SOON);
+    scene.until_all_handle(&running, 500, PATIENCE);
     let failures = scene.load.failures();
     assert!(failures.is_empty(), "{failures:?}");
-    let records = scene.end_loads(SOON);
+    let records = scene.end_loads(PATIENCE);
     let bound = (moves * running.len()) as u64 * scene.service.records_at_risk();
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(30, "the broker moves to another address", moves, records, &verdict, bound).file();
 }

@@ -11,9 +11,8 @@ use super::load::ENDLESS;
 use super::report::{by_length, is_long};
 use super::{Report, Scene, Setup};
 use crate::support::kafka::{self, delete_group, delete_records};
-use crate::support::{Broker, committed, eventually, shared_broker};
+use crate::support::{Broker, PATIENCE, committed, eventually, shared_broker};
 
-const SOON: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 3;
 
 /// While no service runs, `DeleteRecords` removes records that were not handled. The next service says of each partition
@@ -29,12 +28,12 @@ fn row_14_records_deleted_before_they_are_read() {
         let mut scene = scene(shared_broker(), policy);
         let mut running = scene.spawn();
         for _ in 0..times {
-            scene.until_it_handles(running, 600, SOON);
+            scene.until_it_handles(running, 600, PATIENCE);
             scene.worker(running).sigterm();
-            assert!(scene.worker(running).wait(SOON).success());
+            assert!(scene.worker(running).wait(PATIENCE).success());
             let committed: Vec<_> = (0..PARTITIONS).map(|partition| committed_of(&scene, partition)).collect();
             let behind = |end: i64, partition: i32| end >= committed[partition as usize] + 400;
-            let ends = eventually(SOON, "records come that nobody handles", || {
+            let ends = eventually(PATIENCE, "records come that nobody handles", || {
                 let ends = ends(&scene);
                 ends.iter().all(|(partition, end)| behind(*end, *partition)).then_some(ends)
             });
@@ -42,7 +41,7 @@ fn row_14_records_deleted_before_they_are_read() {
                 ends.iter().map(|(partition, end)| (*partition, (committed[*partition as usize] + end) / 2)).collect();
             delete_records(&scene.bootstrap, &scene.topic, &cut);
             running = scene.spawn();
-            let told = eventually(SOON, "the service says what is lost", || {
+            let told = eventually(PATIENCE, "the service says what is lost", || {
                 let told = resets(scene.lines(running));
                 (told.len() == PARTITIONS as usize).then_some(told)
             });
@@ -59,9 +58,9 @@ fn row_14_records_deleted_before_they_are_read() {
                 }
             }
         }
-        scene.until_it_handles(running, 600, SOON);
-        let records = scene.end_loads(SOON);
-        let verdict = scene.finish_with(SOON, |evidence| {
+        scene.until_it_handles(running, 600, PATIENCE);
+        let records = scene.end_loads(PATIENCE);
+        let verdict = scene.finish_with(PATIENCE, |evidence| {
             let gone = evidence.services.iter().flat_map(|lines| resets(lines)).collect::<Vec<_>>();
             let is_gone = |(partition, offset): &Place| {
                 gone.iter().any(|(of, (wanted, goes_on))| of == partition && (*wanted..*goes_on).contains(offset))
@@ -94,23 +93,23 @@ fn lose_offsets(bootstrap: &str, policy: &str, fault: &'static str, lose: impl F
     let mut scene = scene(bootstrap, policy);
     let clock = Clock::new();
     let first = scene.spawn();
-    scene.until_it_handles(first, 1_000, SOON);
+    scene.until_it_handles(first, 1_000, PATIENCE);
     scene.worker(first).sigterm();
-    assert!(scene.worker(first).wait(SOON).success());
+    assert!(scene.worker(first).wait(PATIENCE).success());
     let handled = scene.handled();
     let stopped = clock.now();
     let before = scene.evidence(Vec::new());
     lose(bootstrap, &scene.group);
-    eventually(SOON * 4, "nothing is committed any more", || {
+    eventually(PATIENCE * 4, "nothing is committed any more", || {
         (0..PARTITIONS).all(|p| committed(bootstrap, &scene.group, &scene.topic, p).is_none()).then_some(())
     });
     let gone = clock.now();
     let ends_then = ends(&scene);
     let second = scene.spawn();
-    scene.until_it_handles(second, 1_500, SOON);
-    let records = scene.end_loads(SOON);
+    scene.until_it_handles(second, 1_500, PATIENCE);
+    let records = scene.end_loads(PATIENCE);
     let mut told = 0;
-    let mut verdict = scene.finish_with(SOON, |evidence| {
+    let mut verdict = scene.finish_with(PATIENCE, |evidence| {
         told = evidence.logged("nothing committed").iter().filter(|(at, _)| *at > stopped).count();
         evidence.committed.retain(|seen| seen.asked > gone);
         if policy == "latest" {
@@ -147,9 +146,9 @@ fn scene(bootstrap: &str, policy: &str) -> Scene {
         let mut from_the_start = scene.service.clone();
         from_the_start.set("auto.offset.reset", "earliest");
         let first = scene.spawn_as(from_the_start);
-        scene.until_it_handles(first, 300, SOON);
+        scene.until_it_handles(first, 300, PATIENCE);
         scene.worker(first).sigterm();
-        assert!(scene.worker(first).wait(SOON).success());
+        assert!(scene.worker(first).wait(PATIENCE).success());
     }
     scene
 }
@@ -163,7 +162,7 @@ fn ends(scene: &Scene) -> BTreeMap<i32, i64> {
     let client: BaseConsumer = kafka::client(&scene.bootstrap).create().unwrap();
     let end = |partition| {
         let told = || client.fetch_watermarks(&scene.topic, partition, Duration::from_secs(5)).ok();
-        (partition, eventually(SOON, "the log's end is told", told).1)
+        (partition, eventually(PATIENCE, "the log's end is told", told).1)
     };
     (0..PARTITIONS).map(end).collect()
 }

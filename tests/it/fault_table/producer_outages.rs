@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use kafka_envelope::{Delivery, Error, Message, Pending, Producer, unpack};
 use rdkafka::Message as _;
@@ -12,9 +11,8 @@ use rdkafka::Message as _;
 use super::load::Payload;
 use super::report::{Report, by_length};
 use crate::support::proxy::Proxy;
-use crate::support::{Broker, consume_all, create_topic, eventually};
+use crate::support::{Broker, PATIENCE, consume_all, create_topic, eventually};
 
-const SOON: Duration = Duration::from_secs(90);
 const PARTITIONS: i32 = 3;
 const WAVE: usize = 50;
 
@@ -131,7 +129,7 @@ fn send_anew(bootstrap: &str, topic: &str, fates: &Mutex<Fates>) {
 
 #[track_caller]
 fn until(fates: &Mutex<Fates>, what: &str, is_so: impl Fn(&Fates) -> bool) {
-    eventually(SOON, what, || is_so(&fates.lock().unwrap()).then_some(()));
+    eventually(PATIENCE, what, || is_so(&fates.lock().unwrap()).then_some(()));
 }
 
 #[track_caller]

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use super::history::What;
 use super::report::by_length;
 use super::{Report, Scene, Setup};
-use crate::support::{Broker, eventually};
-
-const SOON: Duration = Duration::from_secs(120);
+use crate::support::{Broker, PATIENCE, eventually};
 
 /// Bytes a second.
 const QUOTA: usize = 102_400;
@@ -34,12 +32,12 @@ fn row_16_quota() {
     let mut scene = Scene::start(Setup { topic_settings, ..Setup::new(broker.bootstrap(), records) });
     scene.service.batch = 50;
     let service = scene.spawn();
-    scene.until_it_handles(service, 100, SOON);
+    scene.until_it_handles(service, 100, PATIENCE);
     let (since, began, memory) = (Instant::now(), scene.handled(), resident(scene.worker(service).pid()));
-    eventually(SOON, "all is produced", || scene.load.is_done().then_some(()));
+    eventually(PATIENCE, "all is produced", || scene.load.is_done().then_some(()));
     let all = scene.load.reported();
     while scene.handled() < all {
-        scene.until_handled(1, SOON);
+        scene.until_handled(1, PATIENCE);
     }
     let (took, grown) = (since.elapsed(), resident(scene.worker(service).pid()).saturating_sub(memory));
     // What its windows let through at first is not counted.
@@ -50,7 +48,7 @@ fn row_16_quota() {
     assert_eq!(left.count(), 0);
     // Else the log would be read as slowly.
     alter(["--delete-config", "consumer_byte_rate"]);
-    let verdict = scene.finish(SOON);
+    let verdict = scene.finish(PATIENCE);
     Report::of(16, "a quota of 100 KB/s", 1, all, &verdict, 0).file();
 }
 

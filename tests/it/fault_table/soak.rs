@@ -8,9 +8,8 @@ use super::log_of_topic::commits_of;
 use super::report::by_length;
 use super::service::Work;
 use super::{Report, Scene, Setup};
-use crate::support::{Broker, eventually};
+use crate::support::{Broker, PATIENCE, eventually};
 
-const SOON: Duration = Duration::from_secs(90);
 const FAULTS_BETWEEN_RESTS: usize = 5;
 /// glibc maps each allocation by itself, and gives it back when it is freed. Else one small allocation at the end of its
 /// heap keeps resident what a queue once took, for a while or for ever, and tells nothing of what is in use.
@@ -62,7 +61,7 @@ fn row_22_soak() {
         scene.spawn_as(service)
     };
     let mut others = [scene.spawn(), scene.spawn()];
-    scene.until_it_handles(spared, 200, SOON);
+    scene.until_it_handles(spared, 200, PATIENCE);
 
     let pid = scene.worker(spared).pid();
     let mut usages = Vec::new();
@@ -79,14 +78,14 @@ fn row_22_soak() {
             }
             1 => {
                 scene.worker(others[which]).sigterm();
-                scene.worker(others[which]).wait(SOON);
+                scene.worker(others[which]).wait(PATIENCE);
                 others[which] = scene.spawn();
                 // The broker may be coming back, and not answer within the time that a stop has.
                 at_risk += scene.service.records_at_risk();
             }
             2 => {
                 scene.worker(others[which]).freeze();
-                scene.until_it_is_assigned(spared, 3, SOON);
+                scene.until_it_is_assigned(spared, 3, PATIENCE);
                 scene.worker(others[which]).thaw();
                 at_risk += scene.service.records_at_risk();
             }
@@ -99,7 +98,7 @@ fn row_22_soak() {
                 broker.freeze();
                 // Longer than sessions of brokers and of members.
                 let frozen = Instant::now();
-                eventually(SOON, "sessions end", || (frozen.elapsed() > Duration::from_secs(8)).then_some(()));
+                eventually(PATIENCE, "sessions end", || (frozen.elapsed() > Duration::from_secs(8)).then_some(()));
                 broker.thaw();
                 at_risk += 3 * scene.service.records_at_risk();
             }
@@ -107,11 +106,11 @@ fn row_22_soak() {
         injected += 1;
         // The load may have ended during a long fault.
         let before = scene.handled();
-        eventually(SOON, "records are handled", || {
+        eventually(PATIENCE, "records are handled", || {
             (scene.handled() >= before + 500 || scene.load.is_done()).then_some(())
         });
         if injected % FAULTS_BETWEEN_RESTS == 0 && !scene.load.is_done() {
-            scene.rest(SOON);
+            scene.rest(PATIENCE);
             usages.push(Usage::of(pid));
             scene.load.go_on();
         }
@@ -119,7 +118,7 @@ fn row_22_soak() {
     scene.load.stop();
     let produced = scene.load.reported();
     let (group, topic) = (scene.group.clone(), scene.topic.clone());
-    let verdict = scene.finish_with(SOON, |evidence| {
+    let verdict = scene.finish_with(PATIENCE, |evidence| {
         let accepted = commits_of(broker.bootstrap(), &group, &topic);
         // All is committed, so the last commits that were written are what was told last.
         let last: BTreeMap<_, _> = accepted.iter().copied().collect();

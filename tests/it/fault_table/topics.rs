@@ -15,10 +15,8 @@ use super::service::{KNOWS_ITS_TOPIC, PARTITIONS};
 use super::{Report, Scene, Setup, Work};
 use crate::support::kafka::{self, create_partitions};
 use crate::support::{
-    Broker, consume_all, create_topic_with, delete_topic, envelope, eventually, shared_broker, unique,
+    Broker, PATIENCE, consume_all, create_topic_with, delete_topic, envelope, eventually, shared_broker, unique,
 };
-
-const SOON: Duration = Duration::from_secs(60);
 
 /// The topic is deleted and made anew under its services; the new one soon has more records than the old one had. The
 /// services say so and read it from 0, also after another has joined, and end in time though the topic is gone again.
@@ -31,9 +29,9 @@ fn row_12_topics_made_anew() {
     scene.service.set("session.timeout.ms", "30000");
     let clock = Clock::new();
     let mut running: Vec<_> = (0..2).map(|_| scene.spawn()).collect();
-    scene.until_handled(2_000, SOON);
-    scene.end_loads(SOON);
-    let log = scene.until_committed(SOON);
+    scene.until_handled(2_000, PATIENCE);
+    scene.end_loads(PATIENCE);
+    let log = scene.until_committed(PATIENCE);
     let first = scene.evidence(log).check();
     let mut report = Report::of(12, "a topic is deleted and made anew", times, first.records, &first, 0);
     for generation in 1..=times {
@@ -41,7 +39,7 @@ fn row_12_topics_made_anew() {
             let is_told = |what: &What| matches!(what, What::Logged { line } if line.contains(KNOWS_ITS_TOPIC));
             scene.lines(service).iter().any(|line| is_told(&line.what))
         };
-        eventually(SOON, "all know the topic", || {
+        eventually(PATIENCE, "all know the topic", || {
             running.iter().all(|service| knows(&mut scene, *service)).then_some(())
         });
         delete_topic(&scene.bootstrap, &scene.topic);
@@ -57,11 +55,11 @@ fn row_12_topics_made_anew() {
                 .count()
                 > 0
         };
-        eventually(SOON, "all say that the topic was made anew", || {
+        eventually(PATIENCE, "all say that the topic was made anew", || {
             running.iter().all(|service| is_told(&mut scene, *service)).then_some(())
         });
         // From then on what is committed is of the new topic.
-        eventually(SOON, "commits are of the new topic", || {
+        eventually(PATIENCE, "commits are of the new topic", || {
             // Asked before what is handled, which goes on meanwhile.
             let committed: Option<Vec<_>> = (0..3).map(|partition| scene.watcher.committed(partition)).collect();
             let handled = handled_of(&mut scene, generation as i32, None);
@@ -73,14 +71,14 @@ fn row_12_topics_made_anew() {
         let settled = clock.now();
 
         let late = scene.spawn();
-        scene.until_it_handles(late, 300, SOON);
+        scene.until_it_handles(late, 300, PATIENCE);
         let oldest = running.remove(0);
         scene.worker(oldest).sigterm();
-        scene.worker(oldest).wait(SOON);
+        scene.worker(oldest).wait(PATIENCE);
         running.push(late);
-        scene.until_it_handles(late, 1_000, SOON);
-        scene.end_loads(SOON);
-        let log = scene.until_committed(SOON);
+        scene.until_it_handles(late, 1_000, PATIENCE);
+        scene.end_loads(PATIENCE);
+        let log = scene.until_committed(PATIENCE);
         let mut evidence = scene.evidence(log).of_generation(generation as i32);
         let load = &scene.more_loads[generation - 1];
         (evidence.acknowledged, evidence.unplaced) = (load.acknowledged(), load.unplaced());
@@ -132,20 +130,20 @@ fn row_13_topics_that_grow() {
     let services: Vec<_> = (0..3).map(|_| scene.spawn()).collect();
     let mut partitions = 6;
     for generation in 1..=times {
-        scene.until_handled(1_000, SOON);
+        scene.until_handled(1_000, PATIENCE);
         let before = partitions;
         partitions *= 2;
         create_partitions(&scene.bootstrap, &scene.topic, partitions);
         scene.load_again(partitions, ENDLESS, Some(1_500));
         let new: Vec<_> = (before..partitions).map(|partition| (partition, 0)).collect();
-        eventually(SOON, "the new partitions are handled", || {
+        eventually(PATIENCE, "the new partitions are handled", || {
             let handled = handled_of(&mut scene, generation as i32, None);
             new.iter().all(|first| handled.contains(first)).then_some(())
         });
     }
-    scene.until_all_handle(&services, 300, SOON);
-    let records = scene.end_loads(SOON);
-    let verdict = scene.finish_with(SOON, |evidence| {
+    scene.until_all_handle(&services, 300, PATIENCE);
+    let records = scene.end_loads(PATIENCE);
+    let verdict = scene.finish_with(PATIENCE, |evidence| {
         // Of whichever load a record is.
         for line in evidence.services.iter_mut().flatten() {
             if let What::Handled { records, .. } = &mut line.what {
@@ -177,14 +175,14 @@ fn row_19_logs_with_gaps() {
     let mut written = produce_transactions(broker.bootstrap(), &scene.topic, 0..transactions);
     // Each time there is one more segment that can be compacted.
     let mut next = transactions;
-    eventually(SOON * 2, "the log is compacted", || {
+    eventually(PATIENCE * 2, "the log is compacted", || {
         written += produce_transactions(broker.bootstrap(), &scene.topic, next..next + 3);
         next += 3;
         (log_of(broker.bootstrap(), &scene.topic).len() < written / 2).then_some(())
     });
     let log = without_tombstones(&scene);
     // Until all of it is committed, tombstones at the end too.
-    scene.until_committed(SOON);
+    scene.until_committed(PATIENCE);
     let mut evidence = scene.evidence(log);
     evidence.acknowledged.clear();
     let verdict = evidence.check();
@@ -196,11 +194,11 @@ fn row_19_logs_with_gaps() {
     late.stall_timeout = Some(Duration::from_secs(3));
     let late = scene.spawn_as(late);
     scene.worker(first).sigterm();
-    scene.worker(first).wait(SOON);
+    scene.worker(first).wait(PATIENCE);
     scene.service.stall_timeout = Some(Duration::from_secs(3));
     let second = scene.spawn();
     let left = without_tombstones(&scene);
-    eventually(SOON, "the late one has read what is left", || {
+    eventually(PATIENCE, "the late one has read what is left", || {
         let handled = handled_of(&mut scene, 0, Some(late));
         left.iter().all(|place| handled.contains(place)).then_some(())
     });
@@ -229,7 +227,7 @@ fn produce_transactions(bootstrap: &str, topic: &str, numbers: std::ops::Range<u
     let mut config = kafka::client(bootstrap);
     config.remove("enable.auto.commit").set("transactional.id", unique("writer"));
     let producer: ThreadedProducer<DefaultProducerContext> = config.create().unwrap();
-    producer.init_transactions(SOON).unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
     let mut committed = 0;
     for number in numbers {
         producer.begin_transaction().unwrap();
@@ -244,11 +242,11 @@ fn produce_transactions(bootstrap: &str, topic: &str, numbers: std::ops::Range<u
             producer.send(record_to).unwrap();
         }
         // An aborted record is to be in the log.
-        producer.flush(SOON).unwrap();
+        producer.flush(PATIENCE).unwrap();
         match number % 3 {
-            0 => producer.abort_transaction(SOON).unwrap(),
+            0 => producer.abort_transaction(PATIENCE).unwrap(),
             _ => {
-                producer.commit_transaction(SOON).unwrap();
+                producer.commit_transaction(PATIENCE).unwrap();
                 committed += 20;
             }
         }

@@ -1,7 +1,6 @@
 //! Row 18: services that handle in transactions.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use kafka_envelope::unpack;
 use rdkafka::message::Message;
@@ -9,9 +8,7 @@ use rdkafka::message::Message;
 use super::report::by_length;
 use super::service::Copies;
 use super::{Report, Scene, Setup};
-use crate::support::{TestTopic, consume_all, eventually, shared_broker, unique};
-
-const SOON: Duration = Duration::from_secs(90);
+use crate::support::{PATIENCE, TestTopic, consume_all, eventually, shared_broker, unique};
 
 /// Two services copy a topic in transactions, of which three in ten fail when all is in the outbox. They are killed
 /// soon after a handler is done, while its transaction is committed or the next one is open, and frozen until another with
@@ -34,22 +31,22 @@ fn row_18_transactions() {
     let mut injected = 0;
     for round in 0..rounds {
         let place = round % 2;
-        scene.until_it_handles(running[place], 150, SOON);
+        scene.until_it_handles(running[place], 150, PATIENCE);
         scene.worker(running[place]).kill9();
         running[place] = scene.spawn_as(copier(&scene, place));
 
-        scene.until_it_handles(running[place], 150, SOON);
+        scene.until_it_handles(running[place], 150, PATIENCE);
         let zombie = running[place];
         scene.worker(zombie).freeze();
         running[place] = scene.spawn_as(copier(&scene, place));
-        scene.until_it_handles(running[place], 150, SOON);
+        scene.until_it_handles(running[place], 150, PATIENCE);
         scene.worker(zombie).thaw();
         // It ends by itself: fenced.
-        eventually(SOON, "the zombie ends", || scene.worker(zombie).ended());
+        eventually(PATIENCE, "the zombie ends", || scene.worker(zombie).ended());
         injected += 2;
     }
-    let records = scene.end_loads(SOON);
-    let mut verdict = scene.finish(SOON);
+    let records = scene.end_loads(PATIENCE);
+    let mut verdict = scene.finish(PATIENCE);
     // What a transaction that is aborted had handled comes again, within the same ownership.
     verdict.disordered.clear();
 

@@ -2,11 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
-use super::eventually;
+use super::{PATIENCE, eventually};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const CREATE: i16 = 30;
 const DELETE: i16 = 31;
 

@@ -1,7 +1,6 @@
 //! Event apps: what the Python app did, records with headers, and an app that runs.
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
 
 use kafka_envelope::app::{App, AppBuilder, Counts};
 use rdkafka::message::{Header, Headers as _, OwnedHeaders, OwnedMessage};
@@ -11,9 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
-use super::{TestTopic, eventually, kafka, unique};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::{PATIENCE, TestTopic, eventually, kafka, unique};
 
 /// What `kafka-python-app` really wrote and did.
 pub(crate) fn vectors() -> &'static Value {

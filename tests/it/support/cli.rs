@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::shared_broker;
 
+const TIMEOUT: &str = "--connect-timeout";
+
 /// What a run left.
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -44,10 +46,14 @@ impl Ran {
     }
 }
 
-/// The program with these arguments, and with the tests' broker unless they name another.
+/// The program with these arguments, and with the tests' broker unless they name another. That has more time to answer than
+/// users give theirs, unless they say how much: what else runs on a machine may hold it up for long.
 pub(crate) fn command<A: AsRef<str>>(arguments: &[A]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kafka-envelope"));
     command.env("KAFKA_BOOTSTRAP_SERVERS", shared_broker()).env_remove("RUST_LOG");
+    if !arguments.iter().any(|argument| argument.as_ref() == TIMEOUT) {
+        command.args([TIMEOUT, "60"]);
+    }
     command.args(arguments.iter().map(AsRef::as_ref));
     command
 }

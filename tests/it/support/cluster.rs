@@ -7,10 +7,9 @@ use rdkafka::metadata::MetadataPartition;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::broker::{Broker, Place, cluster_id, free_port};
-use super::{eventually, kafka};
+use super::{PATIENCE, eventually, kafka};
 
 const NODES: i32 = 3;
-const PATIENCE: Duration = Duration::from_secs(120);
 const REQUEST: Duration = Duration::from_secs(5);
 
 /// Three replicas of everything, of which two take a record before it is acknowledged.

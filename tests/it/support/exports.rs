@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use kafka_envelope::export::{Exports, FilterClient};
 use serde_json::{Value, json};
 
@@ -58,6 +56,3 @@ pub(crate) fn numbers(exports: &Exports) -> Vec<(String, i32, u64)> {
     };
     exports.results.iter().map(result).collect()
 }
-
-/// So long a call of a test waits for what is to come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,13 +1,10 @@
 //! What this process has measured, as Prometheus gets it.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use super::eventually;
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use super::{PATIENCE, eventually};
 
 /// The exporter of this process. Before anything is built that is to be measured.
 pub(crate) fn exporter() -> Exporter {

@@ -47,7 +47,7 @@ pub(crate) use self::{
     broker::{Broker, shared_broker},
     cluster::Cluster,
     envelopes::{consumer, envelope, group, produce_numbers},
-    eventually::eventually,
+    eventually::{PATIENCE, eventually},
     kafka::{
         TestTopic, committed, consume_all, create_topic, create_topic_with, delete_topic, produce_raw,
         produce_raw_batch,

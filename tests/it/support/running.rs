@@ -5,12 +5,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use super::cli::{Ran, command};
-use super::eventually;
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::{PATIENCE, eventually};
 
 /// The program while it runs. Dropped, it is killed.
 pub(crate) struct Running {

@@ -1,16 +1,12 @@
 //! Stream workers that run beside the test, and topics for them.
 
-use std::time::Duration;
-
 use kafka_envelope::Error;
 use kafka_envelope::stream::{Worker, WorkerBuilder};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, block_in_place};
 
-use super::{create_topic, eventually, produce_raw_batch, shared_broker, unique};
-
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use super::{PATIENCE, create_topic, eventually, produce_raw_batch, shared_broker, unique};
 
 /// A worker that runs until it is stopped.
 pub(crate) struct Running {

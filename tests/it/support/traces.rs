@@ -1,14 +1,10 @@
 //! Spans that are kept in memory. The tracer provider is the process's own, so each test has a process of its own.
 
-use std::time::Duration;
-
 use opentelemetry::trace::{SpanId, Status, TraceContextExt as _};
 use opentelemetry::{Context, global};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData};
 
-use super::{Worker, eventually};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::{PATIENCE, Worker, eventually};
 
 /// Runs a test's body in a process of its own. `test` is the test's path from this binary's root.
 #[track_caller]

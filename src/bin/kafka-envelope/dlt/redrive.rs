@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -128,6 +128,18 @@ pub(crate) fn run(arguments: &Arguments, connection: &Connection, output: &Outpu
         0 => Ok(()),
         left => Err(Failure::Incomplete(format!("{left} letters were left where they are"))),
     }
+}
+
+/// Waits for all reports. rdkafka's own `flush` sleeps out slices of 100 ms, for each letter where they go one by one.
+fn flush(producer: &BaseProducer<Refusals>) -> Result<(), KafkaError> {
+    let start = Instant::now();
+    while producer.in_flight_count() > 0 {
+        if start.elapsed() > PATIENCE {
+            return Err(KafkaError::Flush(Code::OperationTimedOut));
+        }
+        producer.poll(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 fn transactional_id(group: &str, topic: &str) -> String {
@@ -259,9 +271,9 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                 }
                 Err(refused) => {
                     let is_fenced = producer.client().fatal_error().is_some_and(|(code, _)| code == Code::Fenced);
-                    // Aborting waits for reports, which come while it is flushed.
+                    // Aborting waits for reports, which come while it is polled.
                     producer.purge(PurgeConfig::default().queue().inflight());
-                    let _ = producer.flush(PATIENCE);
+                    let _ = flush(producer);
                     let aborted = producer.abort_transaction(PATIENCE);
                     producer.context().take();
                     let refused = match refused {
@@ -351,7 +363,7 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
                 Err((error, _)) => return Err(self.not_sent(batch, index, &error).into()),
             }
             if one_by_one {
-                let flushed = producer.flush(PATIENCE);
+                let flushed = flush(producer);
                 match producer.context().take() {
                     Some((_, error)) if is_of_letter(&error) => return Err(Refused::One(index, error)),
                     Some((_, error)) => return Err(self.not_sent(batch, index, &error).into()),
@@ -376,7 +388,7 @@ impl<C: rdkafka::consumer::ConsumerContext> Redrive<'_, C> {
             }
         }
         let group = self.offsets.group_metadata().ok_or_else(|| Failure::new("the group has no metadata"))?;
-        let flushed = producer.flush(PATIENCE);
+        let flushed = flush(producer);
         match producer.context().take() {
             // Others in the same request are refused with it.
             Some((_, error)) if is_of_letter(&error) => return Err(Refused::Some),
