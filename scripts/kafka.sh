@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts Apache Kafka (the version in kafka.pom.xml) from Maven Central into target/kafka/<version>/libs and prints that
-# directory. Installs Java and Maven where it may. A complete copy is left as it is, without any use of the network.
+# directory. Installs Java and Maven where it may. A complete copy is left as it is, without any use of the network. Beside
+# it lies what makes brokers start faster, see `class_archive`.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -24,5 +25,11 @@ if ! cmp -s "$pom" "$libs/kafka.pom.xml"; then
     chmod 755 "$fresh"
     # Complete or not there at all. Whoever came first with the same set wins.
     cmp -s "$pom" "$libs/kafka.pom.xml" || { rm -rf "$libs" && mv "$fresh" "$libs"; }
+    rm -f "$target/kafka/$version/kafka.jsa"
+fi
+export KAFKA_ENVELOPE_KAFKA_LIBS=$libs
+if [ ! -e "$(class_archive)" ]; then
+    say "making an archive of Apache Kafka's classes"
+    archive_classes >&2 || say "going on without: brokers start slower"
 fi
 echo "$libs"

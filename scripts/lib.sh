@@ -85,10 +85,13 @@ ensure_redis() { command -v redis-server >/dev/null || install_packages redis-se
 ensure_maven() { command -v mvn >/dev/null || install_packages maven; }
 
 # start_broker: one Apache Kafka on free ports of the loopback; sets and exports KAFKA_BOOTSTRAP_SERVERS.
-# Needs KAFKA_ENVELOPE_KAFKA_LIBS (scripts/kafka.sh prints it). BROKER_HEAP sets the heap, 512m by default.
+# Needs KAFKA_ENVELOPE_KAFKA_LIBS (scripts/kafka.sh prints it). BROKER_HEAP sets the heap, 512m by default. Arguments are
+# more options of Java's.
 start_broker() {
-    local java port controller deadline
+    local java port controller deadline archive options=("-Xmx${BROKER_HEAP:-512m}" "$@")
     java=$(java_command) || return 1
+    archive=$(class_archive)
+    [ ! -e "$archive" ] || options+=("-XX:SharedArchiveFile=$archive")
     port=$(free_port) && controller=$(free_port "$port") || return 1
     mkdir -p "$target/tmp"
     broker_dir=$(mktemp -d "$target/tmp/shared-broker.XXXXXX")
@@ -98,26 +101,43 @@ start_broker() {
         echo "advertised.listeners=PLAINTEXT://127.0.0.1:$port"
         echo "controller.quorum.voters=1@127.0.0.1:$controller"
         echo "log.dirs=$broker_dir/data"
+        # Nobody kills it, and where a host lets it wait for seconds it shall not be fenced for that.
+        echo "broker.session.timeout.ms=60000"
     } >"$broker_dir/server.properties"
     "$java" -Xmx256m -XX:TieredStopAtLevel=1 -cp "$KAFKA_ENVELOPE_KAFKA_LIBS/*" kafka.tools.StorageTool \
         format -t "$(cluster_id)" -c "$broker_dir/server.properties" >"$broker_dir/log" 2>&1 </dev/null ||
         { broker_failed "could not format its directory"; return 1; }
     # In a process group of its own, a Ctrl-C meets this script alone, whose trap then stops the broker.
     set -m
-    "$java" "-Xmx${BROKER_HEAP:-512m}" -cp "$KAFKA_ENVELOPE_KAFKA_LIBS/*" kafka.Kafka "$broker_dir/server.properties" \
+    "$java" "${options[@]}" -cp "$KAFKA_ENVELOPE_KAFKA_LIBS/*" kafka.Kafka "$broker_dir/server.properties" \
         >>"$broker_dir/log" 2>&1 </dev/null &
     broker_pid=$!
     set +m
     # The leash: when this script ends in any way, even by kill -9, the pipe closes and the broker with it.
     exec {broker_leash}> >(trap "" INT TERM; read -r _ || { kill -9 "$broker_pid"; sleep 1; rm -rf "$broker_dir"; } 2>/dev/null)
-    deadline=$((SECONDS + 60))
+    deadline=$((SECONDS + 120))
     until grep -q 'Kafka Server started' "$broker_dir/log"; do
         if ! kill -0 "$broker_pid" 2>/dev/null; then broker_failed "ended"; return 1; fi
-        if [ "$SECONDS" -ge "$deadline" ]; then broker_failed "did not answer within 60 s"; return 1; fi
+        if [ "$SECONDS" -ge "$deadline" ]; then broker_failed "did not answer within 120 s"; return 1; fi
         sleep 0.1
     done
     export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:$port
     say "Apache Kafka runs on $KAFKA_BOOTSTRAP_SERVERS (pid $broker_pid)"
+}
+
+# The classes that a broker loads, as Java maps them into memory: it starts in half the time. Java passes over an archive
+# that is of another Java or of other jars.
+class_archive() { echo "${KAFKA_ENVELOPE_KAFKA_LIBS%/*}/kafka.jsa"; }
+
+# Makes it, by a broker that only starts and ends.
+archive_classes() {
+    local archive
+    archive=$(class_archive)
+    start_broker "-XX:ArchiveClassesAtExit=$archive.$$" || return 1
+    kill -TERM "$broker_pid"
+    wait "$broker_pid" || true
+    stop_broker
+    mv "$archive.$$" "$archive"
 }
 
 broker_failed() {

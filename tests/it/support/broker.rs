@@ -11,10 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use uuid::Uuid;
 
-use super::{eventually, kafka, leash::Leashed, small_disk::SmallDisk, unique};
-
-const START: Duration = Duration::from_secs(60);
-const STOP: Duration = Duration::from_secs(30);
+use super::{PATIENCE, eventually, kafka, leash::Leashed, small_disk::SmallDisk, unique};
 
 /// The broker of everything that only needs one: `KAFKA_BOOTSTRAP_SERVERS`, else started once for this process and gone with it.
 pub(crate) fn shared_broker() -> &'static str {
@@ -166,7 +163,7 @@ impl Broker {
     pub(crate) fn stop(&mut self) {
         let mut process = self.process.take().expect("the broker runs");
         process.signal("TERM");
-        process.wait(STOP, "the broker ends after SIGTERM");
+        process.wait(PATIENCE, "the broker ends after SIGTERM");
     }
 
     /// SIGSTOP: connections stay open, and nothing answers.
@@ -207,7 +204,7 @@ impl Broker {
         let arguments: Vec<_> =
             arguments.iter().map(|argument| argument.replace("{bootstrap}", &self.bootstrap)).collect();
         let mut tool = self.spawn(class, &arguments);
-        let status = tool.wait(START, class);
+        let status = tool.wait(PATIENCE, class);
         assert!(status.success(), "{class}: {status}\n{}", self.log_tail());
     }
 
@@ -222,11 +219,13 @@ impl Broker {
     fn spawn<A: AsRef<std::ffi::OsStr>>(&self, class: &str, arguments: &[A]) -> Leashed {
         let mut java = self.command();
         // Short-lived, often several at a time: the cheap compiler and collector start 30 % faster.
-        java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
-            .arg("-cp")
-            .arg(jars().join("*"))
-            .arg(class)
-            .args(arguments);
+        java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
+        // Where it is missing or does not fit, Java goes on without.
+        let archive = jars().with_file_name("kafka.jsa");
+        if archive.exists() {
+            java.arg(format!("-XX:SharedArchiveFile={}", archive.display()));
+        }
+        java.arg("-cp").arg(jars().join("*")).arg(class).args(arguments);
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
         Leashed::spawn(&java, Some(log), Some(&self.dir))
     }
@@ -252,9 +251,9 @@ impl Broker {
     pub(crate) fn until_it_answers(&mut self) {
         let process = self.process.as_mut().expect("the broker runs");
         let mut ended = None;
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + PATIENCE;
         let probe: BaseConsumer = kafka::client(&self.bootstrap).create().unwrap();
-        let answers = eventually(START * 2, "the broker answers, ends or is late", || {
+        let answers = eventually(PATIENCE * 2, "the broker answers, ends or is late", || {
             ended = process.ended();
             if ended.is_some() || Instant::now() > deadline {
                 return Some(false);
@@ -266,7 +265,7 @@ impl Broker {
         });
         if !answers {
             drop(self.process.take());
-            panic!("no broker within {START:?} ({ended:?}); its log ends:\n{}", self.log_tail());
+            panic!("no broker within {PATIENCE:?} ({ended:?}); its log ends:\n{}", self.log_tail());
         }
     }
 
