@@ -1,6 +1,7 @@
 //! The caller's side of the engine: which records the handler gets next, and what becomes of them afterwards. Nothing
 //! here waits, so handlers of either kind, blocking and async, stand on it.
 
+use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::consumer::Summary;
@@ -149,6 +150,11 @@ impl Desk {
         }
         if let Some(hand) = self.hand.take() {
             state.recycle(hand.arena);
+        }
+        // Half of what may be unconfirmed is left for the time that a commit takes once it is sent.
+        let can_wait = 2 * (state.unconfirmed() + 1) < self.max_unconfirmed();
+        if mem::replace(&mut state.commits_can_wait, can_wait) && !can_wait {
+            link.bell.ring();
         }
         if state.unconfirmed() >= self.max_unconfirmed() {
             self.idle_since = None;

@@ -257,3 +257,28 @@ fn a_transaction_commits_each_partition_once() {
     let offsets: Vec<_> = offsets.iter().map(|(name, offset)| (name.partition, offset.next_offset)).collect();
     assert_eq!(offsets, [(0, 4), (1, 4)]);
 }
+
+/// Commits may be put off as long as no batch would wait for one: not for the one in hand, nor at half of the most.
+#[test]
+fn commits_can_wait_while_much_may_be_unconfirmed() {
+    for (commit, unconfirmed, can_wait) in [
+        (Commit::EachBatch, 0, false),
+        (Commit::Overlapped { max_batches: 1 }, 0, false),
+        (Commit::Overlapped { max_batches: 2 }, 0, false),
+        (Commit::Overlapped { max_batches: 3 }, 0, true),
+        (Commit::Overlapped { max_batches: 3 }, 1, false),
+        (Commit::Overlapped { max_batches: 32 }, 14, true),
+        (Commit::Overlapped { max_batches: 32 }, 15, false),
+        (Commit::Overlapped { max_batches: 32 }, 32, false),
+    ] {
+        let mut scene = Scene::new(OnError::stop(), OnUndecodable::Stop);
+        scene.desk.options.commit = commit;
+        for before in [false, true] {
+            let mut state = scene.link.lock();
+            (state.handled, state.commits_can_wait) = (unconfirmed, before);
+            drop(state);
+            scene.hand_over();
+            assert_eq!(scene.link.lock().commits_can_wait, can_wait, "{commit:?} with {unconfirmed}, before {before}");
+        }
+    }
+}

@@ -114,6 +114,7 @@ impl Consumer {
         // Commits without a transaction, of records that were given up. Beside a transaction one could land later, and
         // take the group's offsets back.
         let deadline = Instant::now() + COMMIT_DEADLINE;
+        link.await_commits();
         if let Err(error) = link.wait_for(|state| state.quiet_by(deadline)) {
             if error.is_fatal() {
                 return Err(error);

@@ -131,6 +131,13 @@ impl Link {
         }
     }
 
+    /// Somebody waits for commits from now on.
+    pub(super) fn await_commits(&self) {
+        if std::mem::take(&mut self.lock().commits_can_wait) {
+            self.bell.ring();
+        }
+    }
+
     /// Waits so long. False: stopped before that.
     pub(super) fn pause(&self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
@@ -241,6 +248,8 @@ pub(super) struct State {
     pub(super) handled: u64,
     pub(super) sent: u64,
     pub(super) confirmed: u64,
+    /// Nobody waits for a commit, nor will the next batch.
+    pub(super) commits_can_wait: bool,
     /// Some of what counts as confirmed is not committed: of partitions that the broker does not know.
     pub(super) is_left_out: bool,
     /// The attempts that no commit was sent for yet.

@@ -431,6 +431,7 @@ impl Consumer {
     /// Waits until everything handled is committed, or is no longer ours to commit.
     fn confirm(&self, is_last: bool) -> Result<()> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
+        self.link.await_commits();
         self.link.wait_for(|state| state.confirm_by(deadline, is_last))
     }
 

@@ -154,6 +154,7 @@ impl Consumer {
 
     pub(crate) async fn confirm_async(&mut self, is_last: bool) -> Result<()> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
+        self.link.await_commits();
         self.link.wait_for_async(|state| state.confirm_by(deadline, is_last)).await
     }
 }

@@ -16,6 +16,10 @@ use crate::refusal::{Refusal, RefusalKind, advice};
 const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
+/// While nobody waits for them, commits begin no sooner after each other: at a trickle of records each would be a request of
+/// its own, and brokers write all of them down.
+const COMMIT_PACE: Duration = Duration::from_millis(20);
+
 /// Partitions that a broker has answered for so long, and nothing else, that it does not know are gone: their topic was
 /// deleted. Of some among others librdkafka does not ask again by itself, so a count of answers would say little.
 const GONE_AFTER: Duration = Duration::from_secs(1);
@@ -28,7 +32,7 @@ impl Fetch {
         loop {
             self.serve_membership();
             self.serve_replies();
-            self.commit();
+            self.commit_at_once();
             let state = self.link.lock();
             if state.ledger.in_flight().is_none() && !state.ledger.has_committable() {
                 return Ok(());
@@ -43,7 +47,18 @@ impl Fetch {
         }
     }
 
+    /// Commits what is completed, in its time.
     pub(super) fn commit(&mut self) {
+        let due = self.commit_began.map(|began| began + COMMIT_PACE).filter(|due| Instant::now() < *due);
+        if due.is_some() && self.link.lock().commits_can_wait {
+            self.commit_due = due;
+        } else {
+            self.commit_at_once();
+        }
+    }
+
+    fn commit_at_once(&mut self) {
+        self.commit_due = None;
         if self.commit_not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
@@ -65,6 +80,7 @@ impl Fetch {
         let names: Vec<_> = commit.offsets.iter().map(|offset| state.ledger.name(offset.id).clone()).collect();
         let processed = std::mem::take(&mut state.processed);
         drop(state);
+        self.commit_began = Some(Instant::now());
         self.commit_begins(&names, processed);
         let offsets = commit.offsets.iter().zip(&names).map(|(offset, name)| native::Offset {
             topic: &name.topic,

@@ -106,6 +106,9 @@ pub(super) struct Fetch {
     /// Since when the broker answers that it does not know what is committed.
     unknown_since: Option<Instant>,
     commit_not_before: Option<Instant>,
+    /// When the last one was sent, and until when the next, if there is one, is put off because nobody waits for it.
+    commit_began: Option<Instant>,
+    commit_due: Option<Instant>,
     commit_sight: CommitSight,
     exile: Option<Exile>,
     bystander: Bystander,
@@ -131,6 +134,8 @@ impl Fetch {
             commit_failures: 0,
             unknown_since: None,
             commit_not_before: None,
+            commit_began: None,
+            commit_due: None,
             commit_sight: CommitSight::default(),
             exile: None,
             bystander: Bystander::default(),
@@ -218,7 +223,7 @@ impl Fetch {
     fn patience(&mut self) -> Duration {
         // While the handler is overdue nothing is committed or sought.
         let is_overdue = self.watch.is_overdue();
-        let commit = self.commit_not_before.filter(|_| !is_overdue);
+        let commit = self.commit_not_before.max(self.commit_due).filter(|_| !is_overdue);
         let commit = commit.map(|at| at.saturating_duration_since(Instant::now()));
         let seek = self.lanes.out_of_place().next().filter(|_| !is_overdue).map(|_| SEEK_PAUSE);
         // A third: polling late by one turn must not cost the membership.

@@ -178,6 +178,63 @@ fn reassigned_from_the_committed_offset_a_partition_comes_again_from_there() {
     }
 }
 
+/// While nobody waits for them, commits are put off, and those who wait end that.
+#[test]
+fn commits_are_put_off_while_nobody_waits() {
+    let broker = broker();
+    let mut fetch = fetch(&broker, "range");
+    let deadline = Instant::now() + PATIENCE;
+    let complete_one = |fetch: &mut Fetch| loop {
+        assert!(Instant::now() < deadline);
+        let Some((arena, _)) = fetch.batch() else { continue };
+        let mut state = fetch.link.lock();
+        state.complete(&arena, arena.len());
+        state.commits_can_wait = true;
+        return;
+    };
+    let is_in_flight = |fetch: &Fetch| fetch.link.lock().ledger.in_flight().is_some();
+    let answer = |fetch: &mut Fetch| {
+        while is_in_flight(fetch) {
+            assert!(Instant::now() < deadline);
+            fetch.link.bell.wait(Duration::from_millis(1));
+            fetch.serve_replies();
+        }
+    };
+    complete_one(&mut fetch);
+    fetch.commit();
+    assert!(is_in_flight(&fetch), "the first one was put off");
+    answer(&mut fetch);
+
+    complete_one(&mut fetch);
+    // As if it had just begun, however long the answer took.
+    let began = Instant::now() + PATIENCE;
+    fetch.commit_began = Some(began);
+    fetch.commit();
+    assert!(!is_in_flight(&fetch) && fetch.commit_due > Some(began), "{:?}", fetch.commit_due);
+    fetch.link.await_commits();
+    fetch.commit();
+    assert!(is_in_flight(&fetch) && fetch.commit_due.is_none(), "somebody waits");
+    answer(&mut fetch);
+
+    // Its time comes, and the thread does not sleep beyond it.
+    complete_one(&mut fetch);
+    let began = Instant::now();
+    fetch.commit_began = Some(began);
+    loop {
+        fetch.commit();
+        let Some(due) = fetch.commit_due else { break };
+        let left = due.saturating_duration_since(Instant::now());
+        assert!(fetch.patience() <= left && Instant::now() < deadline, "{left:?}");
+        fetch.link.bell.wait(left);
+    }
+    assert!(is_in_flight(&fetch) && began.elapsed() >= Duration::from_millis(20), "{:?}", began.elapsed());
+    answer(&mut fetch);
+
+    complete_one(&mut fetch);
+    fetch.commit_began = Some(Instant::now() + PATIENCE);
+    fetch.confirm(deadline).unwrap();
+}
+
 /// Handlers that ask late in a revocation are given as long for their answer as those that asked before it.
 #[test]
 fn a_revocation_gives_a_late_question_its_time() {
