@@ -136,6 +136,8 @@ archive_classes() {
     start_broker "-XX:ArchiveClassesAtExit=$archive.$$" || return 1
     kill -TERM "$broker_pid"
     wait "$broker_pid" || true
+    # Its id may be another process's by now.
+    broker_pid=
     stop_broker
     mv "$archive.$$" "$archive"
 }

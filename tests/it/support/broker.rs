@@ -217,15 +217,15 @@ impl Broker {
     }
 
     fn spawn<A: AsRef<std::ffi::OsStr>>(&self, class: &str, arguments: &[A]) -> Leashed {
-        let mut java = self.command();
+        let (mut java, jars) = (self.command(), jars());
         // Short-lived, often several at a time: the cheap compiler and collector start 30 % faster.
         java.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         // Where it is missing or does not fit, Java goes on without.
-        let archive = jars().with_file_name("kafka.jsa");
+        let archive = jars.with_file_name("kafka.jsa");
         if archive.exists() {
             java.arg(format!("-XX:SharedArchiveFile={}", archive.display()));
         }
-        java.arg("-cp").arg(jars().join("*")).arg(class).args(arguments);
+        java.arg("-cp").arg(jars.join("*")).arg(class).args(arguments);
         let log = OpenOptions::new().create(true).append(true).open(self.dir.join("log")).unwrap();
         Leashed::spawn(&java, Some(log), Some(&self.dir))
     }
