@@ -93,9 +93,9 @@ pub(super) struct Hold<'a>(pub(super) &'a Link);
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.0.lock().release();
-        // There is something to commit, and perhaps a revocation that waits.
-        self.0.bell.ring();
+        let mut state = self.0.lock();
+        state.release();
+        self.0.done(state);
     }
 }
 
@@ -151,11 +151,9 @@ impl Desk {
         if let Some(hand) = self.hand.take() {
             state.recycle(hand.arena);
         }
-        // Half of what may be unconfirmed is left for the time that a commit takes once it is sent.
-        let can_wait = 2 * (state.unconfirmed() + 1) < self.max_unconfirmed();
-        if mem::replace(&mut state.commits_can_wait, can_wait) && !can_wait {
-            link.bell.ring();
-        }
+        // The rest of what may be unconfirmed is for the time that this commit takes once it is sent, and the next.
+        let can_wait = 4 * (state.unconfirmed() + 1) < self.max_unconfirmed();
+        state.rings |= mem::replace(&mut state.commits_can_wait, can_wait) && !can_wait;
         if state.unconfirmed() >= self.max_unconfirmed() {
             self.idle_since = None;
             return Look::Wait(None);
@@ -166,8 +164,7 @@ impl Desk {
             state.hold(&ready.arena);
             self.hand = Some(Hand::new(ready.arena));
             self.idle_since = None;
-            // There is room for another batch.
-            link.bell.ring();
+            state.taken();
             return Look::Done(Ok(Handed::Records));
         }
         let idle = self.options.idle_timeout.map(|timeout| *self.idle_since.get_or_insert(now) + timeout);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use super::*;
+use crate::consumer::link::Wakes;
 use crate::consumer::policy::Backoff;
 use crate::consumer::ready::{READY_BATCHES, Ready};
 use crate::message::arena::{NewRecord, Source};
@@ -258,18 +259,19 @@ fn a_transaction_commits_each_partition_once() {
     assert_eq!(offsets, [(0, 4), (1, 4)]);
 }
 
-/// Commits may be put off as long as no batch would wait for one: not for the one in hand, nor at half of the most.
+/// Commits may be put off as long as no batch would wait for one: not for the one in hand, nor at a quarter of the most.
 #[test]
 fn commits_can_wait_while_much_may_be_unconfirmed() {
     for (commit, unconfirmed, can_wait) in [
         (Commit::EachBatch, 0, false),
         (Commit::Overlapped { max_batches: 1 }, 0, false),
         (Commit::Overlapped { max_batches: 2 }, 0, false),
-        (Commit::Overlapped { max_batches: 3 }, 0, true),
-        (Commit::Overlapped { max_batches: 3 }, 1, false),
-        (Commit::Overlapped { max_batches: 32 }, 14, true),
-        (Commit::Overlapped { max_batches: 32 }, 15, false),
-        (Commit::Overlapped { max_batches: 32 }, 32, false),
+        (Commit::Overlapped { max_batches: 4 }, 0, false),
+        (Commit::Overlapped { max_batches: 5 }, 0, true),
+        (Commit::Overlapped { max_batches: 5 }, 1, false),
+        (Commit::Overlapped { max_batches: 64 }, 14, true),
+        (Commit::Overlapped { max_batches: 64 }, 15, false),
+        (Commit::Overlapped { max_batches: 64 }, 64, false),
     ] {
         let mut scene = Scene::new(OnError::stop(), OnUndecodable::Stop);
         scene.desk.options.commit = commit;
@@ -278,7 +280,29 @@ fn commits_can_wait_while_much_may_be_unconfirmed() {
             (state.handled, state.commits_can_wait) = (unconfirmed, before);
             drop(state);
             scene.hand_over();
-            assert_eq!(scene.link.lock().commits_can_wait, can_wait, "{commit:?} with {unconfirmed}, before {before}");
+            let state = scene.link.lock();
+            let case = format!("{commit:?} with {unconfirmed}, before {before}");
+            assert_eq!(state.commits_can_wait, can_wait, "{case}");
+            assert_eq!(state.rings, before && !can_wait, "who put one off is not told: {case}");
+            drop(state);
+            scene.link.lock().rings = false;
         }
+    }
+}
+
+/// Whoever takes a batch tells the fetch thread when few enough are left, and not before.
+#[test]
+fn the_fetch_thread_is_told_of_room_that_it_waits_for() {
+    let mut scene = Scene::new(OnError::stop(), OnUndecodable::Stop);
+    scene.assign(0);
+    for _ in 0..4 {
+        scene.fetch(2);
+    }
+    scene.link.lock().wakes = Wakes { done: false, ready_below: 3 };
+    // 3, 2, 1 and 0 are left.
+    for rings in [false, true, true, true] {
+        let handed = scene.hand_over().unwrap();
+        assert_eq!(std::mem::take(&mut scene.link.lock().rings), rings);
+        scene.settle(&handed, Ok(()));
     }
 }

@@ -236,9 +236,7 @@ impl Tally {
             state.ledger.completed(id, epoch, *offset..offset + 1);
         }
         state.handled += done.len() as u64;
-        drop(state);
-        // There is something to commit, and perhaps a revocation that waits.
-        self.0.bell.ring();
+        self.0.done(state);
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the caller's thread and the fetch thread share.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,8 +28,10 @@ pub(crate) struct Bell {
 
 impl Bell {
     pub(crate) fn ring(&self) {
-        *lock(&self.rung) = true;
-        self.ring.notify_one();
+        // Who waits was woken by the first of several rings.
+        if !mem::replace(&mut *lock(&self.rung), true) {
+            self.ring.notify_one();
+        }
     }
 
     /// Waits for a ring, but not longer than this.
@@ -63,7 +66,7 @@ impl<T> Question<T> {
 
     /// The answer, once.
     pub(super) fn take(&mut self) -> Option<T> {
-        match std::mem::take(self) {
+        match mem::take(self) {
             Self::Answered(answer) => Some(answer),
             other => {
                 *self = other;
@@ -95,6 +98,15 @@ impl Link {
         lock(&self.state)
     }
 
+    /// Rings after the lock is free, so that the fetch thread does not wake up to wait for it.
+    pub(super) fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let rings = mem::take(&mut state.rings);
+        drop(state);
+        if rings {
+            self.bell.ring();
+        }
+    }
+
     pub(super) fn wake_caller(&self) {
         self.caller.notify_all();
         #[cfg(feature = "tokio")]
@@ -105,10 +117,19 @@ impl Link {
     pub(super) fn wait_for<R>(&self, mut look: impl FnMut(&mut State) -> Look<R>) -> R {
         let mut state = self.lock();
         loop {
-            state = match look(&mut state) {
-                Look::Done(result) => return result,
-                Look::Wait(None) => self.caller.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Look::Wait(Some(until)) => {
+            let until = match look(&mut state) {
+                Look::Done(result) => {
+                    self.unlock(state);
+                    return result;
+                }
+                Look::Wait(until) => until,
+            };
+            if mem::take(&mut state.rings) {
+                self.bell.ring();
+            }
+            state = match until {
+                None => self.caller.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
                     let timeout = until.saturating_duration_since(Instant::now());
                     self.caller.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
                 }
@@ -120,7 +141,12 @@ impl Link {
     #[cfg(feature = "tokio")]
     pub(super) async fn wait_for_async<R>(&self, mut look: impl FnMut(&mut State) -> Look<R>) -> R {
         loop {
-            let seen = look(&mut self.lock());
+            let seen = {
+                let mut state = self.lock();
+                let seen = look(&mut state);
+                self.unlock(state);
+                seen
+            };
             match seen {
                 Look::Done(result) => return result,
                 Look::Wait(None) => self.task.notified().await,
@@ -133,9 +159,15 @@ impl Link {
 
     /// Somebody waits for commits from now on.
     pub(super) fn await_commits(&self) {
-        if std::mem::take(&mut self.lock().commits_can_wait) {
-            self.bell.ring();
-        }
+        let mut state = self.lock();
+        state.rings |= mem::take(&mut state.commits_can_wait);
+        self.unlock(state);
+    }
+
+    /// Something is done: there is something to commit, and perhaps a revocation that waits for it.
+    pub(super) fn done(&self, mut state: MutexGuard<'_, State>) {
+        state.rings |= state.wakes.done;
+        self.unlock(state);
     }
 
     /// Waits so long. False: stopped before that.
@@ -212,6 +244,22 @@ pub(super) struct Stalled {
     pub(super) cause: StallCause,
 }
 
+/// What of the caller's doings the fetch thread is to be woken for: every wake takes a processor, perhaps the caller's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wakes {
+    /// Something is done.
+    pub(super) done: bool,
+    /// A batch was taken, and fewer than so many are left.
+    pub(super) ready_below: usize,
+}
+
+impl Default for Wakes {
+    /// Everything, as long as the fetch thread does not wait: it may have looked already.
+    fn default() -> Self {
+        Self { done: true, ready_below: usize::MAX }
+    }
+}
+
 /// So many offset resets are remembered.
 const RESETS: usize = 100;
 
@@ -281,6 +329,9 @@ pub(super) struct State {
     pub(super) stalls: Vec<Stalled>,
     pub(super) handler_timeout: Option<Duration>,
     pub(super) resets: VecDeque<OffsetReset>,
+    pub(super) wakes: Wakes,
+    /// The fetch thread is to be woken by who has the lock, see [`Link::unlock`].
+    pub(super) rings: bool,
     /// The consumer is being closed, and has until then.
     pub(super) closing: Option<Instant>,
     /// The fetch thread does nothing any more.
@@ -361,6 +412,11 @@ impl State {
         }
     }
 
+    /// A batch was taken, or some of it: there is room for more.
+    pub(super) fn taken(&mut self) {
+        self.rings |= self.ready.len() < self.wakes.ready_below;
+    }
+
     /// Marks the batch's partitions as being worked on.
     pub(super) fn hold(&mut self, arena: &Arena) {
         self.in_hand.clear();
@@ -430,5 +486,58 @@ impl State {
             arena.clear();
             self.spare.push(arena);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::desk::Hold;
+
+    fn takes_ring(link: &Link) -> bool {
+        mem::take(&mut *lock(&link.bell.rung))
+    }
+
+    #[test]
+    fn the_fetch_thread_is_told_what_it_waits_for() {
+        let link = Link::default();
+        assert!(!takes_ring(&link));
+        for done in [true, false] {
+            link.lock().wakes = Wakes { done, ready_below: 0 };
+            link.done(link.lock());
+            assert_eq!(takes_ring(&link), done);
+            drop(Hold(&link));
+            assert_eq!(takes_ring(&link), done, "a batch is not in hand any more");
+        }
+        // What was owed, once; also by who then waits.
+        let mut looks = 0;
+        link.wait_for(|state| {
+            looks += 1;
+            if looks > 1 {
+                return Look::Done(());
+            }
+            state.rings = true;
+            Look::Wait(Some(Instant::now()))
+        });
+        assert!(takes_ring(&link));
+        link.wait_for(|state| {
+            state.rings = true;
+            Look::Done(())
+        });
+        assert!(takes_ring(&link));
+        link.unlock(link.lock());
+        assert!(!takes_ring(&link));
+    }
+
+    #[test]
+    fn a_ring_is_kept_and_several_are_one() {
+        let bell = Bell::default();
+        (0..3).for_each(|_| bell.ring());
+        let began = Instant::now();
+        bell.wait(Duration::from_secs(600));
+        assert!(began.elapsed() < Duration::from_secs(300), "it was rung before");
+        // Else this returns at once.
+        bell.wait(Duration::from_millis(5));
+        assert!(!*lock(&bell.rung));
     }
 }

@@ -39,9 +39,7 @@ impl Consumer {
         let mut state = self.link.lock();
         state.all_done();
         let beyond_use = state.beyond_use();
-        drop(state);
-        // There is something to commit, and perhaps a revocation that waits.
-        self.link.bell.ring();
+        self.link.done(state);
         beyond_use.map_or(Ok(()), Err)
     }
 

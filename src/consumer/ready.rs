@@ -45,6 +45,10 @@ impl ReadyQueue {
         self.0.back().is_some_and(|ready| !ready.is_full).then(|| self.0.pop_back()).flatten()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether another one is to be filled, of so many at most.
     pub(super) fn has_room(&self, most: usize) -> bool {
         let bytes: usize = self.0.iter().map(|ready| ready.arena.bytes()).sum();

@@ -35,8 +35,7 @@ impl Desk {
         if is_free && state.ready.first().is_some_and(is_due) {
             let Some(mut arena) = state.take_ready(limit) else { return Look::Done(Ok(None)) };
             arena.group();
-            // There is room for more.
-            link.bell.ring();
+            state.taken();
             return Look::Done(Ok(Some(arena)));
         }
         match state.ready.first() {

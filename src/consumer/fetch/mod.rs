@@ -34,7 +34,7 @@ use crate::consumer::fetch::topics::Topics;
 use crate::consumer::fetch::watch::{Restart, Watch};
 use crate::consumer::lanes::Lanes;
 use crate::consumer::ledger::PartitionId;
-use crate::consumer::link::{Link, Question};
+use crate::consumer::link::{Link, Question, Wakes};
 use crate::consumer::membership::Membership;
 use crate::consumer::ready::READY_BATCHES;
 use crate::consumer::sight::Sight;
@@ -177,11 +177,16 @@ impl Fetch {
 
     fn work(&mut self) -> Result<()> {
         let deadline = loop {
-            if let Some(deadline) = self.link.lock().closing {
-                break deadline;
+            {
+                let mut state = self.link.lock();
+                state.wakes = Wakes::default();
+                if let Some(deadline) = state.closing {
+                    break deadline;
+                }
             }
             self.turn();
             let patience = self.patience().min(self.watch.patience(Instant::now())).min(self.topics_patience());
+            self.sleep_through();
             self.link.bell.wait(patience);
         };
         // What was wrong with it ends with it.
@@ -235,6 +240,18 @@ impl Fetch {
             .into_iter()
             .flatten()
             .fold(QUIET, Duration::min)
+    }
+
+    /// Says what it is woken for, as long as it waits.
+    fn sleep_through(&self) {
+        let mut state = self.link.lock();
+        // Its answer wakes, or its time comes.
+        let is_commit_ahead = state.ledger.in_flight().is_some() || self.commit_due.is_some();
+        let is_paused = self.lanes.iter().any(|lane| lane.is_paused);
+        let done = !is_commit_ahead || is_paused || self.watch.is_overdue() || state.restart.is_asked();
+        // Half of them last until this thread has a processor. Where there is nothing to fill them with, that wakes.
+        let ready_below = if self.is_drained { 0 } else { self.options.ready_batches() / 2 + 1 };
+        state.wakes = Wakes { done, ready_below };
     }
 
     fn fail(&self, error: Error) {

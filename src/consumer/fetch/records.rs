@@ -100,14 +100,13 @@ impl Fetch {
             }
         };
         self.is_drained = !is_full;
-        let mut state = self.link.lock();
         if arena.is_empty() {
-            state.recycle(arena);
+            self.link.lock().recycle(arena);
         } else {
-            state.ready.push(Ready { arena, is_full, since: since.unwrap_or_else(Instant::now) });
+            let ready = Ready { arena, is_full, since: since.unwrap_or_else(Instant::now) };
+            self.link.lock().ready.push(ready);
             self.link.wake_caller();
         }
-        drop(state);
         for error in errors {
             self.partition_error(error);
         }

@@ -178,6 +178,28 @@ fn reassigned_from_the_committed_offset_a_partition_comes_again_from_there() {
     }
 }
 
+/// With all there was taken only librdkafka can have more; else half of what waits must go first.
+#[test]
+fn it_is_woken_for_room_while_there_is_more() {
+    let broker = broker();
+    let mut fetch = fetch(&broker, "range");
+    let deadline = Instant::now() + PATIENCE;
+    // All that may wait, and more in librdkafka's queue.
+    while fetch.is_drained || fetch.link.lock().ready.len() < READY_BATCHES {
+        assert!(Instant::now() < deadline);
+        fetch.link.bell.wait(Duration::from_millis(5));
+        fetch.turn();
+    }
+    fetch.sleep_through();
+    assert_eq!(fetch.link.lock().wakes.ready_below, READY_BATCHES / 2 + 1);
+    while !fetch.is_drained {
+        assert!(Instant::now() < deadline);
+        fetch.batch();
+    }
+    fetch.sleep_through();
+    assert_eq!(fetch.link.lock().wakes.ready_below, 0);
+}
+
 /// While nobody waits for them, commits are put off, and those who wait end that.
 #[test]
 fn commits_are_put_off_while_nobody_waits() {
@@ -200,10 +222,23 @@ fn commits_are_put_off_while_nobody_waits() {
             fetch.serve_replies();
         }
     };
+    let wakes = |fetch: &Fetch| {
+        fetch.sleep_through();
+        fetch.link.lock().wakes
+    };
     complete_one(&mut fetch);
+    assert!(wakes(&fetch).done, "nothing is under way, so what is done is to be committed at once");
     fetch.commit();
     assert!(is_in_flight(&fetch), "the first one was put off");
+    assert!(!wakes(&fetch).done, "its answer wakes");
+    fetch.lane().is_paused = true;
+    assert!(wakes(&fetch).done, "it is resumed when enough is done");
+    fetch.lane().is_paused = false;
+    fetch.link.lock().restart = Question::Asked;
+    assert!(wakes(&fetch).done, "somebody waits for it");
+    fetch.link.lock().restart = Question::None;
     answer(&mut fetch);
+    assert!(wakes(&fetch).done);
 
     complete_one(&mut fetch);
     // As if it had just begun, however long the answer took.
@@ -211,6 +246,7 @@ fn commits_are_put_off_while_nobody_waits() {
     fetch.commit_began = Some(began);
     fetch.commit();
     assert!(!is_in_flight(&fetch) && fetch.commit_due > Some(began), "{:?}", fetch.commit_due);
+    assert!(!wakes(&fetch).done, "its time comes by itself");
     fetch.link.await_commits();
     fetch.commit();
     assert!(is_in_flight(&fetch) && fetch.commit_due.is_none(), "somebody waits");

@@ -96,10 +96,11 @@ impl Fetch {
         overdue.is_some()
     }
 
-    /// How long until the handler is overdue, where it works and can be.
+    /// How long until the handler is overdue, where it can be: one that does not work yet may begin now.
     pub(super) fn handler_patience(&self) -> Option<Duration> {
         let state = self.link.lock();
-        let left = state.handler_timeout?.checked_sub(state.held_since?.elapsed())?;
+        let worked = state.held_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let left = state.handler_timeout?.checked_sub(worked)?;
         // A moment later it is.
         Some(left + Duration::from_millis(1))
     }
