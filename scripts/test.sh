@@ -17,6 +17,9 @@ modules_with() {
         sed 's:^tests/it/::; s:/mod\.rs$::; s:\.rs$::; s:/:\:\::g; s:$:\:\::' | sort
 }
 
+# Tests wait for brokers most of the time.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 3 / 2))}
+
 needs_own='(^|[^A-Za-z])(Broker|Secured)::start|secured_broker'
 not_run=() whys=()
 # leave_out WHY PATTERN: the modules that match cannot run.

@@ -151,7 +151,7 @@ impl Desk {
         if let Some(hand) = self.hand.take() {
             state.recycle(hand.arena);
         }
-        // The rest of what may be unconfirmed is for the time that this commit takes once it is sent, and the next.
+        // A quarter: what is handled until this commit is answered, and then until the next is, has the rest.
         let can_wait = 4 * (state.unconfirmed() + 1) < self.max_unconfirmed();
         state.rings |= mem::replace(&mut state.commits_can_wait, can_wait) && !can_wait;
         if state.unconfirmed() >= self.max_unconfirmed() {

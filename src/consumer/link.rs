@@ -412,7 +412,7 @@ impl State {
         }
     }
 
-    /// A batch was taken, or some of it: there is room for more.
+    /// A batch was taken, or some of it.
     pub(super) fn taken(&mut self) {
         self.rings |= self.ready.len() < self.wakes.ready_below;
     }
@@ -491,6 +491,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::consumer::desk::Hold;
 
@@ -509,17 +511,17 @@ mod tests {
             drop(Hold(&link));
             assert_eq!(takes_ring(&link), done, "a batch is not in hand any more");
         }
-        // What was owed, once; also by who then waits.
         let mut looks = 0;
         link.wait_for(|state| {
             looks += 1;
             if looks > 1 {
+                assert!(takes_ring(&link), "who waits for the fetch thread has woken it");
                 return Look::Done(());
             }
             state.rings = true;
             Look::Wait(Some(Instant::now()))
         });
-        assert!(takes_ring(&link));
+        assert!(!takes_ring(&link), "once is enough");
         link.wait_for(|state| {
             state.rings = true;
             Look::Done(())
@@ -536,8 +538,14 @@ mod tests {
         let began = Instant::now();
         bell.wait(Duration::from_secs(600));
         assert!(began.elapsed() < Duration::from_secs(300), "it was rung before");
-        // Else this returns at once.
+        let began = Instant::now();
         bell.wait(Duration::from_millis(5));
-        assert!(!*lock(&bell.rung));
+        assert!(began.elapsed() >= Duration::from_millis(5), "it was rung for the first wait");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| bell.wait(Duration::from_secs(600)));
+            // Whether it waits already or not.
+            bell.ring();
+            waiting.join().unwrap();
+        });
     }
 }

@@ -13,9 +13,9 @@ pub enum Commit {
     /// Every batch waits for the confirmation of its commit before the next is handed over, for as long as that takes. A
     /// crash repeats one batch.
     EachBatch,
-    /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile. While less than a
-    /// quarter of `max_batches` is unconfirmed, and no call and no revocation waits for it, one begins 20 ms after the other at the
-    /// soonest.
+    /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile. While less than
+    /// a quarter of `max_batches` is unconfirmed, and no call and no revocation waits for it, one begins 20 ms after the
+    /// other at the soonest.
     Overlapped {
         /// So many batches may be handled and not confirmed; then handling waits. A crash repeats at most these and the
         /// one in hand.

@@ -179,6 +179,7 @@ impl Fetch {
         let deadline = loop {
             {
                 let mut state = self.link.lock();
+                // Whatever changes from here on may have been looked at already.
                 state.wakes = Wakes::default();
                 if let Some(deadline) = state.closing {
                     break deadline;
@@ -186,7 +187,7 @@ impl Fetch {
             }
             self.turn();
             let patience = self.patience().min(self.watch.patience(Instant::now())).min(self.topics_patience());
-            self.sleep_through();
+            self.wake_for();
             self.link.bell.wait(patience);
         };
         // What was wrong with it ends with it.
@@ -243,9 +244,9 @@ impl Fetch {
     }
 
     /// Says what it is woken for, as long as it waits.
-    fn sleep_through(&self) {
+    fn wake_for(&self) {
         let mut state = self.link.lock();
-        // Its answer wakes, or its time comes.
+        // The answer to one wakes, or the time comes until which one is put off.
         let is_commit_ahead = state.ledger.in_flight().is_some() || self.commit_due.is_some();
         let is_paused = self.lanes.iter().any(|lane| lane.is_paused);
         let done = !is_commit_ahead || is_paused || self.watch.is_overdue() || state.restart.is_asked();

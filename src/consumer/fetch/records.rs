@@ -96,7 +96,8 @@ impl Fetch {
             }
             let wanted = room.min(CHUNK);
             if self.take_round(&mut arena, wanted, &mut errors) < wanted {
-                break false;
+                // What it has no room for is the next one's.
+                break !self.carry.is_empty();
             }
         };
         self.is_drained = !is_full;

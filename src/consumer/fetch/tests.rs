@@ -190,14 +190,25 @@ fn it_is_woken_for_room_while_there_is_more() {
         fetch.link.bell.wait(Duration::from_millis(5));
         fetch.turn();
     }
-    fetch.sleep_through();
+    fetch.wake_for();
     assert_eq!(fetch.link.lock().wakes.ready_below, READY_BATCHES / 2 + 1);
     while !fetch.is_drained {
         assert!(Instant::now() < deadline);
         fetch.batch();
     }
-    fetch.sleep_through();
+    fetch.wake_for();
     assert_eq!(fetch.link.lock().wakes.ready_below, 0);
+}
+
+/// It sleeps while a batch is taken, and is to notice in time that this batch's handler does not return.
+#[test]
+fn it_sleeps_no_longer_than_a_handler_may_take_that_begins_meanwhile() {
+    let broker = broker();
+    let mut fetch = fetch(&broker, "range");
+    let timeout = Duration::from_millis(30);
+    assert!(fetch.patience() > timeout);
+    fetch.link.lock().handler_timeout = Some(timeout);
+    assert!(fetch.patience() <= timeout + Duration::from_millis(1));
 }
 
 /// While nobody waits for them, commits are put off, and those who wait end that.
@@ -223,7 +234,7 @@ fn commits_are_put_off_while_nobody_waits() {
         }
     };
     let wakes = |fetch: &Fetch| {
-        fetch.sleep_through();
+        fetch.wake_for();
         fetch.link.lock().wakes
     };
     complete_one(&mut fetch);
