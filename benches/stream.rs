@@ -12,9 +12,9 @@ mod common;
 use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::turns::{Contest, Figures};
+use common::turns::{Clock, Contest, Figures, Measured};
 use common::{Outcome, create_topic, memory_mib, number, unique};
 use kafka_envelope::stream::{Agent, Sinks, Whole, Worker};
 use kafka_envelope::{Batch, Consumer, HandlerError, Message, Producer};
@@ -40,10 +40,10 @@ fn main() -> Outcome<()> {
         [which] if which == "flat" => {
             let (topic, records) = (unique("bench-stream")?, number("RECORDS", 5_000_000)?);
             load(&brokers, &topic, records)?;
-            let seconds = worker(&brokers, &topic, records, records / 5, None)?;
+            let measured = worker(&brokers, &topic, records, records / 5, None)?;
             println!(
                 "{records} records in {:.1} s, {:.1} MiB at the most",
-                seconds.as_secs_f64(),
+                measured.took.as_secs_f64(),
                 memory_mib("VmHWM")?
             );
             Ok(())
@@ -56,11 +56,11 @@ fn main() -> Outcome<()> {
             Ok(())
         }
         [which, topic] => {
-            let seconds = match which.as_str() {
+            let measured = match which.as_str() {
                 "worker" => worker(&brokers, topic, records, u64::MAX, None)?,
                 _ => run(&brokers, topic, records)?,
             };
-            let figures = Figures::of(records, seconds)?;
+            let figures = Figures::of(records, measured)?;
             println!("{}", serde_json::to_string(&figures)?);
             Ok(())
         }
@@ -93,12 +93,12 @@ fn load(brokers: &str, topic: &str, records: u64) -> Outcome<()> {
 
 /// Three agents: one looks at each reading, one gathers windows, one takes their sums. Says what it has in memory after
 /// `each` so many. It is `slow` for so long, and then ends.
-fn worker(brokers: &str, topic: &str, records: u64, each: u64, slow: Option<Duration>) -> Outcome<Duration> {
+fn worker(brokers: &str, topic: &str, records: u64, each: u64, slow: Option<Duration>) -> Outcome<Measured> {
     let (seen, over) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let start = Arc::new(std::sync::OnceLock::new());
     let clock = Arc::clone(&start);
     let look = move |reading: Whole<Reading>, _: Sinks| {
-        clock.get_or_init(Instant::now);
+        clock.get_or_init(Clock::start);
         std::future::ready(Ok::<_, HandlerError>(Some(reading.value.celsius * 1.8 + 32.0)))
     };
     let window = |degrees: Vec<f64>, _: Sinks| {
@@ -128,22 +128,22 @@ fn worker(brokers: &str, topic: &str, records: u64, each: u64, slow: Option<Dura
         .agent(Agent::batched("window", WINDOW, window).max_age(Duration::from_secs(1)))
         .agent(Agent::new("take", take))
         .build()?;
-    let mut at = None;
+    let mut measured = None;
     Runtime::new()?.block_on(worker.run_until(async {
         let _ = tokio::time::timeout(slow.unwrap_or(Duration::MAX), over.notified()).await;
-        at = Some(Instant::now());
+        measured = start.get().and_then(|clock| clock.stop().ok());
     }))?;
-    Ok(at.ok_or("it ended early")?.duration_since(*start.get().ok_or("nothing came")?))
+    measured.ok_or_else(|| "nothing came".into())
 }
 
 /// The same work in one function.
-fn run(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
+fn run(brokers: &str, topic: &str, records: u64) -> Outcome<Measured> {
     let mut consumer = Consumer::builder("bench", brokers, &unique("bench")?).topics([topic]).build()?;
     let stopper = consumer.stopper();
     let (mut start, mut seen) = (None, 0);
     let mut window = Vec::with_capacity(WINDOW);
     consumer.run(|batch: &Batch<Reading>| {
-        start.get_or_insert_with(Instant::now);
+        start.get_or_insert_with(Clock::start);
         for reading in batch {
             window.push(reading.payload.celsius * 1.8 + 32.0);
             if window.len() == WINDOW {
@@ -156,5 +156,5 @@ fn run(brokers: &str, topic: &str, records: u64) -> Outcome<Duration> {
         }
         Ok(())
     })?;
-    Ok(start.ok_or("nothing came")?.elapsed())
+    start.ok_or("nothing came")?.stop()
 }

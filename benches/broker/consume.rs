@@ -15,7 +15,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use crate::common::turns::Figures;
+use crate::common::turns::{Clock, Figures};
 use crate::common::{Outcome, unique};
 use crate::orders::{Borrowed, Order, Plain, total};
 
@@ -134,7 +134,9 @@ impl Turn {
                 consumer.commit(&next, mode)?;
             }
         }
-        seen.figures()
+        let figures = seen.figures();
+        forget(consumer);
+        figures
     }
 
     /// Decodes a record, and says what to commit at the end of a batch.
@@ -184,9 +186,16 @@ impl Turn {
                     consumer.commit(&next, CommitMode::Async)?;
                 }
             }
-            seen.figures()
+            let figures = seen.figures();
+            forget(consumer);
+            figures
         })
     }
+}
+
+/// Its end would wait for the answers to thousands of commits, which is no part of what is measured.
+fn forget<C>(consumer: C) {
+    std::mem::forget(consumer);
 }
 
 /// From a record's value to what the order costs.
@@ -208,7 +217,7 @@ fn borrowed(value: &[u8]) -> serde_json::Result<f64> {
 struct Seen {
     work: Work,
     of: u64,
-    start: Option<Instant>,
+    start: Option<Clock>,
     records: u64,
     /// Records of a batch that is not yet full.
     in_batch: usize,
@@ -222,7 +231,7 @@ impl Seen {
 
     fn record(&mut self, cost: f64) {
         if self.start.is_none() {
-            self.start = Some(Instant::now());
+            self.start = Some(Clock::start());
         }
         self.sum += cost;
         if let Work::Spins(time) = self.work {
@@ -244,7 +253,7 @@ impl Seen {
     }
 
     fn figures(&self) -> Outcome<Figures> {
-        Figures::of(self.records, self.start.ok_or("nothing came")?.elapsed())
+        Figures::of(self.records, self.start.ok_or("nothing came")?.stop()?)
     }
 }
 

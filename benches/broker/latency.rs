@@ -11,7 +11,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer as _, Threa
 use rdkafka::{ClientConfig, Message as _};
 use serde::{Deserialize, Serialize};
 
-use crate::common::turns::Figures;
+use crate::common::turns::{Clock, Figures, Measured};
 use crate::common::{Outcome, create_topic_of, unique};
 use crate::orders::{Plain, Written, cart};
 
@@ -33,23 +33,28 @@ impl Turn {
     pub(crate) fn measure(&self, brokers: &str) -> Outcome<Figures> {
         let topic = unique("bench")?;
         create_topic_of(brokers, &topic, 1)?;
-        let (start, is_read) = (Instant::now(), Arc::new(AtomicBool::new(false)));
+        let (clock, is_read) = (Clock::start(), Arc::new(AtomicBool::new(false)));
+        let start = clock.began;
         let mut taken = Vec::with_capacity((self.records + WARM_UP) as usize);
-        let took = thread::scope(|scope| -> Outcome<Duration> {
+        let measured = thread::scope(|scope| -> Outcome<Measured> {
             let (topic, is_reading) = (&topic, Arc::clone(&is_read));
             let sender =
                 scope.spawn(move || self.send(brokers, topic, start, &is_reading).map_err(|error| error.to_string()));
-            let since = match self.is_ours {
+            match self.is_ours {
                 true => self.run(brokers, topic, start, &is_read, &mut taken)?,
                 false => self.poll(brokers, topic, start, &is_read, &mut taken)?,
-            };
+            }
+            let measured = clock.stop();
             sender.join().map_err(|_| "the producer panicked")??;
-            Ok(since)
+            measured
         })?;
         let mut late: Vec<f64> = taken.drain(WARM_UP as usize..).map(|nanos: u64| nanos as f64 / 1e6).collect();
         late.sort_by(f64::total_cmp);
         let at = |share: f64| late[((late.len() as f64 * share) as usize).min(late.len() - 1)];
-        Ok(Figures { latency_ms: Some([at(0.5), at(0.99), at(0.999)]), ..Figures::of(self.records + WARM_UP, took)? })
+        Ok(Figures {
+            latency_ms: Some([at(0.5), at(0.99), at(0.999)]),
+            ..Figures::of(self.records + WARM_UP, measured)?
+        })
     }
 
     /// Each record holds when it was sent, in nanoseconds since the start. The second goes out when the first was read:
@@ -98,7 +103,7 @@ impl Turn {
         start: Instant,
         is_read: &AtomicBool,
         taken: &mut Vec<u64>,
-    ) -> Outcome<Duration> {
+    ) -> Outcome<()> {
         let mut consumer = Consumer::builder("bench", brokers, &unique("bench")?).topics([topic]).build()?;
         let stopper = consumer.stopper();
         consumer.run(|batch: &Batch<u64>| {
@@ -111,7 +116,7 @@ impl Turn {
             }
             Ok(())
         })?;
-        Ok(start.elapsed())
+        Ok(())
     }
 
     fn poll(
@@ -121,7 +126,7 @@ impl Turn {
         start: Instant,
         is_read: &AtomicBool,
         taken: &mut Vec<u64>,
-    ) -> Outcome<Duration> {
+    ) -> Outcome<()> {
         let mut config = ClientConfig::new();
         config.extend(settings::consumer_defaults());
         config.set("bootstrap.servers", brokers).set("group.id", unique("bench")?).set("enable.auto.commit", "false");
@@ -137,6 +142,6 @@ impl Turn {
                 consumer.commit_message(&record, CommitMode::Async)?;
             }
         }
-        Ok(start.elapsed())
+        Ok(())
     }
 }

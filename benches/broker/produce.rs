@@ -1,6 +1,6 @@
 //! Loops that produce.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_executor::block_on;
 use kafka_envelope::{Message, Producer, settings};
@@ -12,7 +12,7 @@ use rdkafka::producer::{
 use rdkafka::{ClientConfig, client::DefaultClientContext};
 use serde::{Deserialize, Serialize};
 
-use crate::common::turns::Figures;
+use crate::common::turns::{Clock, Figures};
 use crate::common::{Outcome, create_topic_of, unique};
 use crate::consume::Tokio;
 use crate::orders::{Order, Written, cart, id};
@@ -73,7 +73,7 @@ impl Turn {
 
     fn send(&self, brokers: &str, topic: &str, orders: &[Order]) -> Outcome<Figures> {
         let producer = Producer::new("bench", brokers)?;
-        let start = Instant::now();
+        let start = Clock::start();
         for number in 0..self.records {
             drop(producer.send(topic, &message(orders, number))?);
         }
@@ -81,48 +81,48 @@ impl Turn {
         if producer.unclaimed_failures() > 0 {
             return Err("some were not delivered".into());
         }
-        Figures::of(self.records, start.elapsed())
+        Figures::of(self.records, start.stop()?)
     }
 
     fn base(&self, config: &ClientConfig, topic: &str, orders: &[Order]) -> Outcome<Figures> {
         let producer: BaseProducer = config.create()?;
         let mut buffer = Vec::new();
-        let start = Instant::now();
+        let start = Clock::start();
         for number in 0..self.records {
             write(&mut buffer, orders, number)?;
             send(&producer, topic, number, &buffer)?;
         }
         drain(&producer);
-        Figures::of(self.records, start.elapsed())
+        Figures::of(self.records, start.stop()?)
     }
 
     fn base_packed(&self, config: &ClientConfig, topic: &str, orders: &[Order]) -> Outcome<Figures> {
         let producer: BaseProducer = config.create()?;
         let packed = (0..).zip(orders).map(|(number, order)| serde_json::to_vec(&Written::new(order, number)));
         let packed = packed.collect::<Result<Vec<_>, _>>()?;
-        let start = Instant::now();
+        let start = Clock::start();
         for number in 0..self.records {
             send(&producer, topic, number, &packed[number as usize % packed.len()])?;
         }
         drain(&producer);
-        Figures::of(self.records, start.elapsed())
+        Figures::of(self.records, start.stop()?)
     }
 
     fn batches(&self, brokers: &str, topic: &str, orders: &[Order]) -> Outcome<Figures> {
         let producer = Producer::new("bench", brokers)?;
-        let start = Instant::now();
+        let start = Clock::start();
         for first in self.firsts() {
             let messages: Vec<_> = (first..first + self.batch).map(|number| message(orders, number)).collect();
             producer.produce_batch(topic, &messages)?;
         }
-        Figures::of(self.records, start.elapsed())
+        Figures::of(self.records, start.stop()?)
     }
 
     fn future_batches(&self, config: &ClientConfig, topic: &str, orders: &[Order]) -> Outcome<Figures> {
         let producer: FutureProducer<DefaultClientContext, Tokio> =
             FutureProducer::from_config_and_context(config, DefaultClientContext)?;
         let (mut buffer, mut sent) = (Vec::new(), Vec::with_capacity(self.batch as usize));
-        let start = Instant::now();
+        let start = Clock::start();
         for first in self.firsts() {
             for number in first..first + self.batch {
                 write(&mut buffer, orders, number)?;
@@ -133,13 +133,13 @@ impl Turn {
                 block_on(delivery)?.map_err(|(error, _)| error)?;
             }
         }
-        Figures::of(self.records, start.elapsed())
+        Figures::of(self.records, start.stop()?)
     }
 
     fn flushed_batches(&self, config: &ClientConfig, topic: &str, orders: &[Order]) -> Outcome<Figures> {
         let producer: BaseProducer = config.create()?;
         let mut buffer = Vec::new();
-        let start = Instant::now();
+        let start = Clock::start();
         for first in self.firsts() {
             for number in first..first + self.batch {
                 write(&mut buffer, orders, number)?;
@@ -147,7 +147,7 @@ impl Turn {
             }
             producer.flush(PATIENCE)?;
         }
-        Figures::of(self.records, start.elapsed())
+        Figures::of(self.records, start.stop()?)
     }
 }
 

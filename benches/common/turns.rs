@@ -14,25 +14,25 @@ use super::{Outcome, cpu, memory_mib};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) records_per_second: f64,
-    /// How long it was measured: what comes before and after is not.
-    pub(crate) seconds: f64,
     /// User and system time, of the whole process.
     pub(crate) cpu_seconds_per_million: f64,
     pub(crate) peak_rss_mib: f64,
     /// Of each record, the middle one and those that 1% and 0.1% are slower than.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) latency_ms: Option<[f64; 3]>,
+    /// The shares of the processors' time that the host took, and that was spent waiting for a disk.
+    pub(crate) lost: [f64; 2],
 }
 
 impl Figures {
     /// Of this process, which took so long for its records.
-    pub(crate) fn of(records: u64, took: Duration) -> Outcome<Figures> {
+    pub(crate) fn of(records: u64, measured: Measured) -> Outcome<Figures> {
         Ok(Figures {
-            records_per_second: records as f64 / took.as_secs_f64(),
-            seconds: took.as_secs_f64(),
+            records_per_second: records as f64 / measured.took.as_secs_f64(),
             cpu_seconds_per_million: cpu()?.as_secs_f64() * 1e6 / records as f64,
             peak_rss_mib: memory_mib("VmHWM")?,
             latency_ms: None,
+            lost: measured.lost,
         })
     }
 
@@ -111,15 +111,12 @@ impl Contest {
 /// A turn that lost no more than [`LOST`]. Where all lose more, that is an error.
 fn undisturbed(what: &str, arguments: &[String]) -> Outcome<Figures> {
     for _ in 0..TURNS {
-        let (before, began) = (ProcessorTime::now()?, Instant::now());
         let output = Command::new(env::current_exe()?).args(arguments).output()?;
         if !output.status.success() {
             return Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         let figures: Figures = serde_json::from_slice(&output.stdout)?;
-        // As if all of it was lost while the turn was measured, which may be a small part of it.
-        let stretch = began.elapsed().as_secs_f64() / figures.seconds;
-        let [stolen, waited] = ProcessorTime::now()?.lost_since(&before).map(|share| share * stretch);
+        let [stolen, waited] = figures.lost;
         let counts = stolen <= LOST && waited <= LOST;
         let [taken, disk] = [stolen, waited].map(|share| share * 100.0);
         let note = match counts {
@@ -137,7 +134,34 @@ fn undisturbed(what: &str, arguments: &[String]) -> Outcome<Figures> {
     Err(format!("{what}: {TURNS} turns lost more than {:.0}% each to the host or to a disk", LOST * 100.0).into())
 }
 
+/// Runs from the first record on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    pub(crate) began: Instant,
+    processors: Option<ProcessorTime>,
+}
+
+/// What a clock showed at the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) took: Duration,
+    lost: [f64; 2],
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { began: Instant::now(), processors: ProcessorTime::now().ok() }
+    }
+
+    pub(crate) fn stop(&self) -> Outcome<Measured> {
+        let took = self.began.elapsed();
+        let lost = ProcessorTime::now()?.lost_since(&self.processors.ok_or("no /proc/stat")?);
+        Ok(Measured { took, lost })
+    }
+}
+
 /// What a virtual machine's processors did so far, in ticks.
+#[derive(Clone, Copy, Debug)]
 struct ProcessorTime {
     all: u64,
     /// They were to run, and the host let others.

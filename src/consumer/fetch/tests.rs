@@ -200,6 +200,24 @@ fn it_is_woken_for_room_while_there_is_more() {
     assert_eq!(fetch.link.lock().wakes.ready_below, 0);
 }
 
+/// What a full batch has no room for is there to fill the next, whatever librdkafka has.
+#[test]
+fn with_all_there_was_taken_nothing_is_carried() {
+    let broker = broker();
+    let mut fetch = fetch(&broker, "range");
+    // A few records each.
+    fetch.options.batch_bytes = 400;
+    let deadline = Instant::now() + PATIENCE;
+    let (mut records, mut carried) = (0, 0);
+    while records < RECORDS * i64::from(PARTITIONS) {
+        assert!(Instant::now() < deadline, "{records}");
+        records += fetch.batch().map_or(0, |(_, seen)| seen.len() as i64);
+        carried += usize::from(!fetch.carry.is_empty());
+        assert!(!fetch.is_drained || fetch.carry.is_empty(), "after {records} records");
+    }
+    assert!(carried > 10, "{carried}");
+}
+
 /// It sleeps while a batch is taken, and is to notice in time that this batch's handler does not return.
 #[test]
 fn it_sleeps_no_longer_than_a_handler_may_take_that_begins_meanwhile() {
