@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::consumer::desk;
+use crate::consumer::link::Wakes;
 use crate::consumer::policy::{Commit, OnError, OnUndecodable};
 use crate::consumer::ready::Ready;
 use crate::consumer::take::BATCH;
@@ -81,10 +82,13 @@ fn records_are_taken_from_the_front_and_the_rest_is_filled_up() {
     let mut scene = Scene::new(Duration::ZERO, 32);
     assert_eq!(scene.pull(1), None);
     scene.fetch(0..3);
+    scene.link.lock().wakes = Wakes { done: false, ready_below: 1 };
     assert_eq!(scene.pull(3).as_deref(), Some("t[0=0:2,1=0:1]"));
+    assert!(!scene.link.lock().rings, "some of the batch is left");
     scene.fetch(3..4);
     assert_eq!(scene.pull(4).as_deref(), Some("t[0=2:4,1=1:3]"));
     assert_eq!(scene.pull(4).as_deref(), Some("t[1=3:4]"));
+    assert!(scene.link.lock().rings, "the fetch thread is not told of room");
     assert_eq!(scene.pull(4), None);
 }
 

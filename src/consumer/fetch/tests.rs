@@ -265,7 +265,14 @@ fn commits_are_put_off_while_nobody_waits() {
     fetch.lane().is_paused = false;
     fetch.link.lock().restart = Question::Asked;
     assert!(wakes(&fetch).done, "somebody waits for it");
-    fetch.link.lock().restart = Question::None;
+    {
+        let mut state = fetch.link.lock();
+        state.restart = Question::None;
+        (state.handler_timeout, state.held_since) = (Some(PATIENCE), Instant::now().checked_sub(PATIENCE * 2));
+    }
+    assert!(fetch.is_overdue() && wakes(&fetch).done, "polling goes on once the handler returns");
+    fetch.link.lock().held_since = None;
+    assert!(!fetch.is_overdue() && !wakes(&fetch).done);
     answer(&mut fetch);
     assert!(wakes(&fetch).done);
 
@@ -297,7 +304,12 @@ fn commits_are_put_off_while_nobody_waits() {
 
     complete_one(&mut fetch);
     fetch.commit_began = Some(Instant::now() + PATIENCE);
-    fetch.confirm(deadline).unwrap();
+    fetch.commit();
+    assert!(!wakes(&fetch).done);
+    fetch.link.lock().closing = Some(deadline);
+    fetch.work().unwrap();
+    assert!(fetch.link.lock().wakes.done, "while it does not sleep it may have looked already");
+    assert!(!fetch.link.lock().ledger.has_committable(), "the end does not wait for a commit's time");
 }
 
 /// Handlers that ask late in a revocation are given as long for their answer as those that asked before it.
