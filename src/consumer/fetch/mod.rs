@@ -246,11 +246,11 @@ impl Fetch {
     /// Says what it is woken for, as long as it waits.
     fn wake_for(&self) {
         let mut state = self.link.lock();
-        // The answer to one wakes, or the time comes until which one is put off.
+        // The answer to the one under way wakes it, or the time of the one that is put off.
         let is_commit_ahead = state.ledger.in_flight().is_some() || self.commit_due.is_some();
         let is_paused = self.lanes.iter().any(|lane| lane.is_paused);
         let done = !is_commit_ahead || is_paused || self.watch.is_overdue() || state.restart.is_asked();
-        // Half of them last until this thread has a processor. Where there is nothing to fill them with, that wakes.
+        // Half of the batches last until this thread has a processor. With nothing to fill more with, records wake it.
         let ready_below = if self.is_drained { 0 } else { self.options.ready_batches() / 2 + 1 };
         state.wakes = Wakes { done, ready_below };
     }
