@@ -244,11 +244,16 @@ impl<C: ConsumerContext> fmt::Debug for Reader<C> {
 }
 
 impl<C: ConsumerContext> Reader<C> {
-    /// Wraps a consumer; `wake` is called whenever one of its queues gets something to do. None: out of memory.
-    pub(crate) fn new(mut consumer: BaseConsumer<C>, wake: impl Fn() + Clone + Send + Sync + 'static) -> Option<Self> {
+    /// Wraps a consumer. Whenever the queue that was empty gets something, `records_came` is called for the one with
+    /// records, and `wake` for each other. None: out of memory.
+    pub(crate) fn new(
+        mut consumer: BaseConsumer<C>,
+        records_came: impl Fn() + Send + Sync + 'static,
+        wake: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Option<Self> {
         let mut records = Queue::new(consumer.client())?;
         let mut replies = Queue::new(consumer.client())?;
-        records.on_event(wake.clone());
+        records.on_event(records_came);
         replies.on_event(wake.clone());
         consumer.set_nonempty_callback(wake);
         Some(Self { records, replies, consumer, taken: Vec::new() })

@@ -12,6 +12,7 @@ use crate::consumer::ledger::{Epoch, Ledger, PartitionId, TopicPartition};
 use crate::consumer::membership::Membership;
 use crate::consumer::progress::{OffsetReset, StallCause};
 use crate::consumer::ready::{READY_BATCHES, ReadyQueue};
+use crate::consumer::taker::{Call, Taker};
 use crate::envelope::BatchRef;
 use crate::error::{Error, Result};
 use crate::message::arena::Arena;
@@ -87,6 +88,7 @@ pub(super) enum Look<R> {
 pub(super) struct Link {
     state: Mutex<State>,
     caller: Condvar,
+    taker: Taker,
     #[cfg(feature = "tokio")]
     task: tokio::sync::Notify,
     pub(super) bell: Bell,
@@ -109,6 +111,7 @@ impl Link {
 
     pub(super) fn wake_caller(&self) {
         self.caller.notify_all();
+        self.taker.call(Call::Look);
         #[cfg(feature = "tokio")]
         self.task.notify_one();
     }
@@ -134,6 +137,33 @@ impl Link {
                     self.caller.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
                 }
             }
+        }
+    }
+
+    /// As [`Link::wait_for`], for records: `take` takes them from librdkafka when they come while this waits.
+    pub(super) fn wait_for_records<R>(&self, mut look: impl FnMut(&mut State) -> Look<R>, take: impl Fn()) -> R {
+        loop {
+            let mut state = self.lock();
+            let until = match look(&mut state) {
+                Look::Done(result) => {
+                    self.unlock(state);
+                    return result;
+                }
+                Look::Wait(until) => until,
+            };
+            // Under the lock, so that what changes from here on calls.
+            self.taker.begin();
+            self.unlock(state);
+            if self.taker.wait(until) == Some(Call::Take) {
+                take();
+            }
+        }
+    }
+
+    /// librdkafka has records, after it had none. It says so under its own queue's lock.
+    pub(super) fn records_came(&self) {
+        if !self.taker.call(Call::Take) {
+            self.bell.ring();
         }
     }
 

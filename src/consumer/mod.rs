@@ -32,6 +32,7 @@ mod signal;
 mod subscription;
 #[cfg(any(feature = "app", feature = "export", feature = "stream"))]
 mod take;
+mod taker;
 mod topic_ids;
 
 use std::fmt;
@@ -174,6 +175,7 @@ impl fmt::Debug for Stopper {
 /// not answer, the underlying client cannot be ended: it is left behind then, to the end of the process.
 pub struct Consumer {
     link: Arc<Link>,
+    fetch: fetch::Shared,
     desk: Desk,
     /// Only records of committed transactions are read.
     reads_committed: bool,
@@ -215,8 +217,8 @@ impl Consumer {
         let make = move || {
             let client = client()?;
             made_for.lock().refusals = client.context().trouble.refusals.clone();
-            let bell = Arc::clone(&made_for);
-            Reader::new(client, move || bell.bell.ring())
+            let (bell, records) = (Arc::clone(&made_for), Arc::clone(&made_for));
+            Reader::new(client, move || records.records_came(), move || bell.bell.ring())
                 .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))
         };
         let reader = make()?;
@@ -225,12 +227,15 @@ impl Consumer {
         }
         let (sender, done) = mpsc::sync_channel(2);
         let fetch = Fetch::new(reader, Arc::clone(&link), options).renewing(Box::new(make));
+        let fetch = fetch::Shared::new(fetch);
+        let at_work = fetch.clone();
         thread::Builder::new()
             .name("kafka-envelope fetch".into())
-            .spawn(move || fetch.run(&sender))
+            .spawn(move || at_work.run(&sender))
             .map_err(|error| Error::Closed(format!("no thread could be started: {error}")))?;
         Ok(Self {
             link,
+            fetch,
             desk: Desk::new(desk),
             reads_committed,
             starts_at_end,
@@ -388,7 +393,7 @@ impl Consumer {
 
     /// Waits for something of the desk's, as long as the guide has not failed.
     fn wait_for<R>(&mut self, mut look: impl FnMut(&mut Desk, &Link, &mut State) -> Look<Result<R>>) -> Result<R> {
-        let Self { link, desk, guide, .. } = self;
+        let Self { link, fetch, desk, guide, .. } = self;
         loop {
             let until = match guide {
                 Some(failure) => match failure() {
@@ -397,11 +402,12 @@ impl Consumer {
                 },
                 None => None,
             };
-            let seen = link.wait_for(|state| match look(desk, link, state) {
+            let look = |state: &mut State| match look(desk, link, state) {
                 Look::Done(result) => Look::Done(Some(result)),
                 Look::Wait(_) if until.is_some_and(|until| until <= Instant::now()) => Look::Done(None),
                 Look::Wait(at) => Look::Wait(at.into_iter().chain(until).min()),
-            });
+            };
+            let seen = link.wait_for_records(look, || fetch.take());
             if let Some(result) = seen {
                 return result;
             }

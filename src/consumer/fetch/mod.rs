@@ -1,4 +1,4 @@
-//! The thread that owns the Kafka consumer: it takes records, answers rebalances and sends commits.
+//! The thread that has the Kafka consumer: it takes records, answers rebalances and sends commits.
 //!
 //! It never waits but for its bell, and in a revocation for the batch in hand.
 
@@ -11,12 +11,14 @@ mod rebalance;
 mod records;
 mod renewal;
 mod resets;
+mod shared;
 mod topics;
 mod watch;
 mod window;
 
+use std::any::Any;
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -30,6 +32,7 @@ use crate::consumer::fetch::measure::CommitSight;
 pub(super) use crate::consumer::fetch::renewal::Make;
 use crate::consumer::fetch::renewal::{Bystander, Exile};
 use crate::consumer::fetch::resets::Gap;
+pub(super) use crate::consumer::fetch::shared::Shared;
 use crate::consumer::fetch::topics::Topics;
 use crate::consumer::fetch::watch::{Restart, Watch};
 use crate::consumer::lanes::Lanes;
@@ -148,21 +151,42 @@ impl Fetch {
         Self { make: Some(make), ..self }
     }
 
-    /// Runs until the consumer is closed, then sends the last commit, reports whether it was confirmed, and ends the
-    /// client. A frozen broker can keep the client from ending: who waits for `done` does so with a deadline.
-    pub(super) fn run(mut self, done: &SyncSender<Result<()>>) {
-        let confirmed = catch_unwind(AssertUnwindSafe(|| self.work())).unwrap_or_else(|panic| {
-            // Not ours: a logger of the user's, most likely.
-            let panicked = || Error::Closed(format!("the consumer's fetch thread panicked: {}", panic_text(&*panic)));
-            self.link.lock().failure = Some(panicked());
-            // A rebalance may have been left without an answer, for which the client's end would wait.
-            let consumer = self.reader.consumer();
-            if let Ok(assignment) = consumer.assignment() {
-                let _ = answer(consumer, &Rebalance::Revoke(assignment));
-            }
-            self.options.sight.meter.health(false, 0);
-            Err(panicked())
-        });
+    /// A turn. Goes on after so long, or when the bell rings; ends where the consumer is being closed, with whether the
+    /// last commit was confirmed.
+    fn work(&mut self) -> ControlFlow<Result<()>, Duration> {
+        let closing = {
+            let mut state = self.link.lock();
+            // Whatever changes from here on may have been looked at already.
+            state.wakes = Wakes::default();
+            state.closing
+        };
+        if let Some(deadline) = closing {
+            // What was wrong with it ends with it.
+            self.options.sight.meter.health(true, 0);
+            return ControlFlow::Break(self.confirm(deadline));
+        }
+        self.turn();
+        let patience = self.patience().min(self.watch.patience(Instant::now())).min(self.topics_patience());
+        self.wake_for();
+        ControlFlow::Continue(patience)
+    }
+
+    /// Not ours: a logger of the user's, most likely.
+    fn panicked(&self, panic: &(dyn Any + Send)) -> Error {
+        let panicked = || Error::Closed(format!("the consumer's fetch thread panicked: {}", panic_text(panic)));
+        self.link.lock().failure = Some(panicked());
+        // A rebalance may have been left without an answer, for which the client's end would wait.
+        let consumer = self.reader.consumer();
+        if let Ok(assignment) = consumer.assignment() {
+            let _ = answer(consumer, &Rebalance::Revoke(assignment));
+        }
+        self.options.sight.meter.health(false, 0);
+        panicked()
+    }
+
+    /// Reports whether the last commit was confirmed, and ends the client. A frozen broker can keep the client from ending:
+    /// who waits for `done` does so with a deadline.
+    fn end(mut self, confirmed: Result<()>, done: &SyncSender<Result<()>>) {
         // Nothing is owned any more, and the client's end may take long.
         self.measure_end();
         // Before the client ends, which may take long.
@@ -173,26 +197,6 @@ impl Fetch {
         self.reader.consumer().context().close();
         drop(self.reader);
         let _ = done.send(Ok(()));
-    }
-
-    fn work(&mut self) -> Result<()> {
-        let deadline = loop {
-            {
-                let mut state = self.link.lock();
-                // Whatever changes from here on may have been looked at already.
-                state.wakes = Wakes::default();
-                if let Some(deadline) = state.closing {
-                    break deadline;
-                }
-            }
-            self.turn();
-            let patience = self.patience().min(self.watch.patience(Instant::now())).min(self.topics_patience());
-            self.wake_for();
-            self.link.bell.wait(patience);
-        };
-        // What was wrong with it ends with it.
-        self.options.sight.meter.health(true, 0);
-        self.confirm(deadline)
     }
 
     fn turn(&mut self) {

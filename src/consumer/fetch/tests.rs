@@ -6,7 +6,7 @@ use super::rebalance::ANSWERS;
 use super::watch::Restart;
 use super::*;
 use crate::consumer::lanes::Lane;
-use crate::consumer::link::Begun;
+use crate::consumer::link::{Begun, Look};
 use crate::message::Message;
 use crate::native::TopicId;
 use crate::producer::Producer;
@@ -34,10 +34,15 @@ struct Ending(Option<Fetch>);
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        let Some(fetch) = self.0.take() else { return };
-        fetch.reader.consumer().context().close();
-        std::thread::spawn(move || drop(fetch));
+        if let Some(fetch) = self.0.take() {
+            end(fetch);
+        }
     }
+}
+
+fn end(fetch: Fetch) {
+    fetch.reader.consumer().context().close();
+    std::thread::spawn(move || drop(fetch));
 }
 
 impl std::ops::Deref for Ending {
@@ -64,8 +69,8 @@ fn fetch(broker: &EmbeddedBroker, strategy: &str) -> Ending {
     ]);
     let client = settings.resolve(&managed).unwrap().create(Context::default()).unwrap();
     let link = Arc::new(Link::default());
-    let bell = Arc::clone(&link);
-    let reader = Reader::new(client, move || bell.bell.ring()).unwrap();
+    let (bell, records) = (Arc::clone(&link), Arc::clone(&link));
+    let reader = Reader::new(client, move || records.records_came(), move || bell.bell.ring()).unwrap();
     reader.consumer().subscribe(&["t"]).unwrap();
     let options = Options {
         batch_size: 50,
@@ -229,6 +234,113 @@ fn it_sleeps_no_longer_than_a_handler_may_take_that_begins_meanwhile() {
     assert!(fetch.patience() <= timeout + Duration::from_millis(1));
 }
 
+/// Ends as [`Ending`] does.
+struct AtTheEnd(Shared);
+
+impl Drop for AtTheEnd {
+    fn drop(&mut self) {
+        if let Some(fetch) = self.0.taken() {
+            end(fetch);
+        }
+    }
+}
+
+/// Read to its end, and shared with the callers of this test, where no fetch thread is at work.
+fn shared_at_the_end(broker: &EmbeddedBroker) -> (AtTheEnd, Arc<Link>) {
+    let mut fetch = fetch(broker, "range");
+    let deadline = Instant::now() + PATIENCE;
+    let mut records = 0;
+    while records < RECORDS * i64::from(PARTITIONS) {
+        assert!(Instant::now() < deadline, "{records}");
+        let Some((arena, seen)) = fetch.batch() else { continue };
+        records += seen.len() as i64;
+        fetch.link.lock().complete(&arena, arena.len());
+    }
+    fetch.turn();
+    assert!(fetch.is_drained);
+    let link = Arc::clone(&fetch.link);
+    link.bell.wait(Duration::ZERO);
+    (AtTheEnd(Shared::new(fetch.0.take().unwrap())), link)
+}
+
+#[test]
+fn a_caller_that_waits_takes_records_itself() {
+    let broker = broker();
+    let (ending, link) = shared_at_the_end(&broker);
+    let shared = &ending.0;
+    let producer = Producer::new("test", broker.bootstrap_servers()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    for number in 0..3 {
+        let sending = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| producer.produce("t", &Message::new(number).partition(0)).unwrap());
+            let taken = link.wait_for_records(
+                |state| match state.ready.pop_if(|_| true) {
+                    None if Instant::now() < deadline => Look::Wait(Some(deadline)),
+                    taken => Look::Done(taken),
+                },
+                || shared.take(),
+            );
+            assert_eq!(taken.unwrap().arena.records()[0].offset, RECORDS + number);
+            sending.join()
+        });
+        sending.unwrap();
+    }
+}
+
+#[test]
+fn the_fetch_thread_is_told_of_what_a_caller_leaves() {
+    let broker = broker();
+    let (ending, link) = shared_at_the_end(&broker);
+    let shared = &ending.0;
+    shared.while_at_work(|fetch| {
+        assert!(fetch.take_alone(), "nothing is left");
+        let id = fetch.lanes.iter_mut().next().unwrap().id;
+        fetch.lanes.get_mut(id).unwrap().seek = Some(0);
+        assert!(!fetch.take_alone(), "a partition is to be sought");
+        fetch.lanes.get_mut(id).unwrap().seek = None;
+        fetch.options.max_window = 0;
+        link.lock().ledger.delivered(id, RECORDS, None);
+        assert!(!fetch.take_alone(), "a partition is paused");
+        link.bell.wait(Duration::ZERO);
+        std::thread::scope(|scope| scope.spawn(|| shared.take()).join().unwrap());
+    });
+    let began = Instant::now();
+    link.bell.wait(PATIENCE);
+    assert!(began.elapsed() < PATIENCE, "it was at work, and may not look again");
+}
+
+/// Of more than a batch the rest is the fetch thread's.
+#[test]
+fn a_caller_takes_one_batch_at_a_time() {
+    let broker = broker();
+    let mut fetch = fetch(&broker, "range");
+    let deadline = Instant::now() + PATIENCE;
+    while fetch.is_drained {
+        assert!(Instant::now() < deadline);
+        fetch.turn();
+    }
+    let waiting = fetch.link.lock().ready.len();
+    while fetch.link.lock().ready.pop_if(|_| true).is_some() {}
+    assert!(waiting > 1 && !fetch.take_alone());
+    assert_eq!(fetch.link.lock().ready.len(), 1);
+}
+
+/// What a panic on the caller's thread, as of a logger, left half done is not gone on with.
+#[test]
+fn a_panic_of_a_caller_that_takes_ends_the_consumer() {
+    let broker = broker();
+    let (ending, link) = shared_at_the_end(&broker);
+    let shared = &ending.0;
+    shared.while_at_work(|fetch| fetch.options.batch_size = 0);
+    shared.take();
+    let (done, ended) = std::sync::mpsc::sync_channel(2);
+    let fetch_thread = shared.clone();
+    std::thread::spawn(move || fetch_thread.run(&done));
+    let error = ended.recv_timeout(PATIENCE).unwrap().unwrap_err();
+    assert!(matches!(&error, Error::Closed(reason) if reason.contains("divide by zero")), "{error}");
+    assert!(link.lock().take_failure().is_some(), "the caller is told");
+}
+
 /// While nobody waits for them, commits are put off, and those who wait end that.
 #[test]
 fn commits_are_put_off_while_nobody_waits() {
@@ -307,7 +419,7 @@ fn commits_are_put_off_while_nobody_waits() {
     fetch.commit();
     assert!(!wakes(&fetch).done);
     fetch.link.lock().closing = Some(deadline);
-    fetch.work().unwrap();
+    assert!(matches!(fetch.work(), ControlFlow::Break(Ok(()))));
     assert!(fetch.link.lock().wakes.done, "while it does not sleep it may have looked already");
     assert!(!fetch.link.lock().ledger.has_committable(), "the end does not wait for a commit's time");
 }

@@ -88,8 +88,9 @@ impl Work {
         callbacks: Callbacks,
     ) -> Result<Self> {
         let bell = Arc::clone(&shared);
-        let reader = Reader::new(client, move || bell.bell.ring())
-            .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
+        let ring = move || bell.bell.ring();
+        let reader =
+            Reader::new(client, ring.clone(), ring).ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
         Ok(Self {
             shared,
             callbacks,
