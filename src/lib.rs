@@ -326,6 +326,7 @@ pub mod settings;
 mod signal;
 #[cfg(feature = "stream")]
 pub mod stream;
+mod sync;
 pub mod testing;
 mod trace_context;
 mod transaction;

@@ -91,7 +91,7 @@ fn millis(timeout: Duration) -> i32 {
     i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX)
 }
 
-/// A librdkafka queue of our own. Has to go before its client does; [`Reader`] sees to that.
+/// A handle on a librdkafka queue. Has to go before its client does; [`Reader`] and [`Events`] see to that.
 struct Queue {
     queue: NonNull<rd::rd_kafka_queue_t>,
     callback: Option<Box<Callback>>,
@@ -124,7 +124,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: the queue is ours and its client still lives. Disabling takes the queue's lock, under which the
+        // SAFETY: the handle is ours and the client still lives. Disabling takes the queue's lock, under which the
         // callback runs, so none is running afterwards and the box may go.
         unsafe {
             rd::rd_kafka_queue_cb_event_enable(self.as_ptr(), None, ptr::null_mut());
@@ -604,6 +604,24 @@ pub(crate) fn main_events<C: ClientContext>(client: &Client<C>) -> usize {
         let length = rd::rd_kafka_queue_length(queue);
         rd::rd_kafka_queue_destroy(queue);
         length
+    }
+}
+
+/// Hears of events on the main queue of a producer, which it keeps alive.
+pub(crate) struct Events<C: ProducerContext> {
+    /// Goes before its client.
+    _queue: Queue,
+    _client: Arc<BaseProducer<C>>,
+}
+
+impl<C: ProducerContext> Events<C> {
+    /// `came` is called whenever the queue that was empty gets an event. None: out of memory.
+    pub(crate) fn listen(client: &Arc<BaseProducer<C>>, came: impl Fn() + Send + Sync + 'static) -> Option<Self> {
+        // SAFETY: the client lives; the handle got is given back where the `Queue` is dropped.
+        let queue = unsafe { rd::rd_kafka_queue_get_main(client.client().native_ptr()) };
+        let mut queue = Queue { queue: NonNull::new(queue)?, callback: None };
+        queue.on_event(came);
+        Some(Self { _queue: queue, _client: Arc::clone(client) })
     }
 }
 

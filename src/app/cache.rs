@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::consumer::lock;
 use crate::error::HandlerError;
+use crate::sync::lock;
 
 /// Where responses are kept for replicas that wait for them: a response reaches one replica of an app, and the one that
 /// asked may be another.

@@ -15,11 +15,11 @@ use crate::app::event::Event;
 use crate::app::outgoing::{Missing, Outgoing};
 use crate::app::responses::Wanted;
 use crate::app::slot::Slot;
-use crate::consumer::lock;
 use crate::error::{Error, Result};
 use crate::message::Headers;
 use crate::message::record::Record;
 use crate::producer::Delivery;
+use crate::sync::lock;
 use crate::trace_context::is_name as is_trace_header;
 
 /// What a handler gets beside its message: the record that it came in, and an [`Emitter`] that knows of it. Cheap to

@@ -16,9 +16,9 @@ use crate::app::event::Event;
 use crate::app::form::Form;
 use crate::app::outgoing::{Missing, Outgoing};
 use crate::app::responses::{Responses, Wanted};
-use crate::consumer::lock;
 use crate::error::{Error, Result};
 use crate::producer::{Delivery, Producer};
+use crate::sync::lock;
 
 /// The header that says to which question an answer belongs.
 pub(super) const EVENT_ID: &str = "event_id";

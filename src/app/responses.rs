@@ -16,8 +16,9 @@ use tokio::time::sleep;
 
 use crate::app::cache::AnyCache;
 use crate::app::counts::{Count, Counts};
-use crate::consumer::{caught, lock};
+use crate::consumer::caught;
 use crate::error::{HandlerError, panic_text};
+use crate::sync::lock;
 
 /// So many responses are read at once.
 pub(super) const BATCH: usize = 256;

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::consumer::{Tally, lock};
+use crate::consumer::Tally;
+use crate::sync::lock;
 
 /// So many places. Those who come back from a wait are served before anybody new.
 #[derive(Clone, Debug)]

@@ -11,8 +11,8 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::bootstrap::Bootstrap;
 use crate::client;
-use crate::consumer::link::lock;
 use crate::metrics::Statistics;
+use crate::sync::lock;
 
 /// A change of the assignment that waits for an answer.
 #[derive(Debug)]

@@ -18,38 +18,7 @@ use crate::error::{Error, Result};
 use crate::message::arena::Arena;
 use crate::otel::Processed;
 use crate::refusal::Standing;
-
-/// Wakes the fetch thread. A ring is kept until somebody waits, so none is lost. librdkafka rings it under its own
-/// queue's lock: nothing else may be locked under this one.
-#[derive(Debug, Default)]
-pub(crate) struct Bell {
-    rung: Mutex<bool>,
-    ring: Condvar,
-}
-
-impl Bell {
-    pub(crate) fn ring(&self) {
-        // Who waits was woken by the first of several rings.
-        if !mem::replace(&mut *lock(&self.rung), true) {
-            self.ring.notify_one();
-        }
-    }
-
-    /// Waits for a ring, but not longer than this.
-    pub(crate) fn wait(&self, timeout: Duration) {
-        let mut rung = self
-            .ring
-            .wait_timeout_while(lock(&self.rung), timeout, |rung| !*rung)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
-        *rung = false;
-    }
-}
-
-/// A panic elsewhere must not stop the others: what these locks guard is whole between any two statements.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::sync::{Bell, lock};
 
 /// What the caller's side asks of the fetch thread.
 #[derive(Debug, Default)]
@@ -521,61 +490,37 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
-
     use super::*;
     use crate::consumer::desk::Hold;
-
-    fn takes_ring(link: &Link) -> bool {
-        mem::take(&mut *lock(&link.bell.rung))
-    }
 
     #[test]
     fn the_fetch_thread_is_told_what_it_waits_for() {
         let link = Link::default();
-        assert!(!takes_ring(&link));
+        assert!(!link.bell.take_ring());
         for done in [true, false] {
             link.lock().wakes = Wakes { done, ready_below: 0 };
             link.done(link.lock());
-            assert_eq!(takes_ring(&link), done);
+            assert_eq!(link.bell.take_ring(), done);
             drop(Hold(&link));
-            assert_eq!(takes_ring(&link), done, "a batch is not in hand any more");
+            assert_eq!(link.bell.take_ring(), done, "a batch is not in hand any more");
         }
         let mut looks = 0;
         link.wait_for(|state| {
             looks += 1;
             if looks > 1 {
-                assert!(takes_ring(&link), "who waits for the fetch thread has woken it");
+                assert!(link.bell.take_ring(), "who waits for the fetch thread has woken it");
                 return Look::Done(());
             }
             state.rings = true;
             Look::Wait(Some(Instant::now()))
         });
-        assert!(!takes_ring(&link), "once is enough");
+        assert!(!link.bell.take_ring(), "once is enough");
         link.wait_for(|state| {
             state.rings = true;
             Look::Done(())
         });
-        assert!(takes_ring(&link));
+        assert!(link.bell.take_ring());
         link.unlock(link.lock());
-        assert!(!takes_ring(&link));
-    }
-
-    #[test]
-    fn a_ring_is_kept_and_several_are_one() {
-        let bell = Bell::default();
-        (0..3).for_each(|_| bell.ring());
-        let began = Instant::now();
-        bell.wait(Duration::from_secs(600));
-        assert!(began.elapsed() < Duration::from_secs(300), "it was rung before");
-        let began = Instant::now();
-        bell.wait(Duration::from_millis(5));
-        assert!(began.elapsed() >= Duration::from_millis(5), "it was rung for the first wait");
-        thread::scope(|scope| {
-            let waiting = scope.spawn(|| bell.wait(Duration::from_secs(600)));
-            // Whether it waits already or not.
-            bell.ring();
-            waiting.join().unwrap();
-        });
+        assert!(!link.bell.take_ring());
     }
 }

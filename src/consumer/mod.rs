@@ -54,10 +54,6 @@ pub(crate) use flow::Flow;
 #[cfg(any(feature = "app", feature = "stream"))]
 pub(crate) use flow::{After, Policies, Tally};
 pub use health::{Health, OffsetReset, Stall, StallCause};
-#[cfg(feature = "export")]
-pub(crate) use link::Bell;
-#[cfg(any(feature = "app", feature = "export", feature = "stream"))]
-pub(crate) use link::lock;
 pub(crate) use membership::Membership;
 pub use policy::{Backoff, Commit, GiveUp, OnError, OnUndecodable};
 #[cfg(any(feature = "app", feature = "stream"))]

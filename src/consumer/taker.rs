@@ -4,7 +4,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::consumer::link::lock;
+use crate::sync::lock;
 
 /// What a caller that waits is called for.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -13,13 +13,14 @@ use super::Client;
 use super::context::Context;
 use super::flusher::Flusher;
 use crate::client;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::native;
+use crate::sync::Bell;
 
 /// How long a client and its threads may take to end.
 pub(super) const CLOSE: Duration = Duration::from_secs(3);
 
-/// rdkafka's `poll` uses up its time whatever arrives, so this is how late its thread notices the end.
+/// How long the thread that takes events waits for them, to serve what is no event.
 const POLL: Duration = Duration::from_millis(50);
 
 /// See [`Start`]: the first answer may be of the broker that is let go of, and so may the next.
@@ -35,6 +36,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// with them.
 pub(super) struct Threads {
     stop: Arc<AtomicBool>,
+    bell: Arc<Bell>,
     poller: thread::JoinHandle<()>,
     flusher: Arc<Flusher>,
     /// Disconnected once these have ended, and what [`Start`] began.
@@ -45,12 +47,18 @@ impl Threads {
     pub(super) fn start(client: &Arc<Client>) -> Result<(Self, Arc<Flusher>, Start)> {
         let (alive, ended) = channel();
         let stop = Arc::new(AtomicBool::new(false));
+        let bell = Arc::new(Bell::default());
         let flusher = Arc::new(Flusher::new(Arc::clone(&client.context().reports)));
         let poller = spawn("kafka-envelope-poll", &alive, client, {
-            let stop = Arc::clone(&stop);
-            move |client| poll(client, &stop)
+            let (stop, bell, rung) = (Arc::clone(&stop), Arc::clone(&bell), Arc::clone(&bell));
+            let events = native::Events::listen(client, move || rung.ring());
+            let events = events.ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))?;
+            move |client| {
+                poll(client, &stop, &bell);
+                drop(events);
+            }
         })?;
-        let threads = Self { stop, poller, flusher: Arc::clone(&flusher), ended: Mutex::new(ended) };
+        let threads = Self { stop, bell, poller, flusher: Arc::clone(&flusher), ended: Mutex::new(ended) };
         // If this one cannot be started, dropping `threads` stops the other.
         let flushes = spawn("kafka-envelope-flush", &alive, client, {
             let flusher = Arc::clone(&flusher);
@@ -78,6 +86,7 @@ impl Drop for Threads {
     /// Ends the client, within a bound.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.bell.ring();
         self.flusher.stop();
         if self.is_poller() {
             return;
@@ -136,12 +145,17 @@ fn spawn(
 }
 
 /// Takes the client's events until the producer's end, and the reports of what is given up then.
-fn poll(client: &Client, stop: &AtomicBool) {
+///
+/// Not by rdkafka's `poll` with a timeout: that uses up its time whatever arrives, and the last millisecond of it spinning.
+fn poll(client: &Client, stop: &AtomicBool, bell: &Bell) {
     let context = client.context();
     let tell = || client::guarded(|| context.meter.tell(context.outstanding()));
     while !stop.load(Ordering::Relaxed) {
         if let Some(time) = context.stand_back(POLL) {
-            client::guarded(|| client.poll(time));
+            if native::main_events(client.client()) == 0 {
+                bell.wait(time);
+            }
+            take(client, time);
         }
         tell();
         context.bootstrap.serve(client.client());
@@ -153,7 +167,41 @@ fn poll(client: &Client, stop: &AtomicBool) {
         client.purge(PurgeConfig::default().queue().inflight());
     }
     while context.outstanding() > 0 && Instant::now() < deadline {
-        client.poll(POLL / 10);
+        bell.wait(POLL);
+        take(client, POLL);
     }
     tell();
+}
+
+/// Takes the events that are there, but no longer than this.
+fn take(client: &Client, at_most: Duration) {
+    let begin = Instant::now();
+    loop {
+        client::guarded(|| client.poll(Duration::ZERO));
+        if native::main_events(client.client()) == 0 || begin.elapsed() >= at_most {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    /// librdkafka has an event when no broker can be reached, and the bell tells of it.
+    #[test]
+    fn events_ring_the_bell() {
+        let bell = Arc::new(Bell::default());
+        let managed = [("bootstrap.servers", "localhost:1")];
+        let settings = Settings::producer().client_id("test").resolve(&managed).unwrap();
+        let client: Arc<Client> = Arc::new(settings.create(Context::default()).unwrap());
+        let rung = Arc::clone(&bell);
+        let events = native::Events::listen(&client, move || rung.ring()).unwrap();
+        let begin = Instant::now();
+        bell.wait(Duration::from_secs(60));
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        assert!(native::main_events(client.client()) > 0);
+        drop(events);
+    }
 }

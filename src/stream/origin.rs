@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
-use crate::consumer::lock;
 use crate::envelope::BatchRef;
 use crate::message::Record;
 use crate::metrics::{Fate, Fates};
+use crate::sync::lock;
 
 /// Where one element came from: a record, or those of a batch. Cheap to clone, for elements that are made of one.
 ///

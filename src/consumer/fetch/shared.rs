@@ -7,8 +7,9 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 
 use crate::consumer::fetch::Fetch;
-use crate::consumer::link::{Link, lock};
+use crate::consumer::link::Link;
 use crate::error::Result;
+use crate::sync::lock;
 
 #[derive(Clone)]
 pub(in crate::consumer) struct Shared {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 
-use crate::consumer::{Bell, lock};
 use crate::export::filters::Filters;
+use crate::sync::{Bell, lock};
 
 /// What a client has to say of itself.
 #[derive(Debug, Default)]
