@@ -293,8 +293,8 @@ impl<C: ConsumerContext> Reader<C> {
         }
     }
 
-    /// Takes up to `limit` records and errors without waiting. Fewer than `limit`: the queue was drained, and `wake`
-    /// tells of the next.
+    /// Takes up to `limit` records and errors without waiting. Fewer than `limit`: the queue was drained, and
+    /// `records_came` tells of the next.
     pub(crate) fn take(&mut self, limit: usize, mut each: impl FnMut(Taken<'_>)) -> usize {
         self.taken.resize(limit, ptr::null_mut());
         // SAFETY: the queue lives, and `taken` has room for `limit` pointers.

@@ -52,7 +52,7 @@ const COLUMNS: [(&str, usize); 6] =
 const LOST: f64 = 0.02;
 
 /// For so long turns do not count: the broker's JVM compiles what the contest needs of it, and the log comes into memory.
-const WARM_UP: Duration = Duration::from_secs(20);
+const WARM_UP: Duration = Duration::from_secs(40);
 
 /// How often a turn is tried for one that counts, and how long the host is left alone after one of which it took too much.
 const TURNS: u32 = 50;

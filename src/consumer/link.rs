@@ -136,7 +136,7 @@ impl Link {
         }
     }
 
-    /// The same for a caller that is a task. A wake while nobody waits is kept.
+    /// As [`Link::wait_for`], for a caller that is a task. A wake while nobody waits is kept.
     #[cfg(feature = "tokio")]
     pub(super) async fn wait_for_async<R>(&self, mut look: impl FnMut(&mut State) -> Look<R>) -> R {
         loop {
@@ -485,6 +485,13 @@ impl State {
             arena.clear();
             self.spare.push(arena);
         }
+    }
+}
+
+#[cfg(test)]
+impl Link {
+    pub(super) fn is_waited_for_records(&self) -> bool {
+        self.taker.is_there()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The batch consumer: its builder, its loop and its end.
 //!
-//! Two threads share the work. [`fetch`] owns the Kafka consumer. The caller's thread, in [`Consumer::process`] and
-//! [`Consumer::run`], decodes and handles; so a handler need not be `Send`. Some batches are ready while one is handled.
+//! Two threads share the work. [`fetch`] serves the Kafka consumer. The caller's thread, in [`Consumer::process`] and
+//! [`Consumer::run`], decodes and handles; so a handler need not be `Send`. Some batches are ready while one is handled; where
+//! none is, the caller's thread takes the next from Kafka's client itself.
 
 mod attempt;
 mod builder;

@@ -40,7 +40,7 @@ impl ReadyQueue {
         self.0.front().is_some_and(is_wanted).then(|| self.0.pop_front()).flatten()
     }
 
-    /// The one that takes more records. The fetch thread has it while it adds some.
+    /// The one that takes more records. Who takes records has it while adding some.
     pub(super) fn pop_open(&mut self) -> Option<Ready> {
         self.0.back().is_some_and(|ready| !ready.is_full).then(|| self.0.pop_back()).flatten()
     }

@@ -69,6 +69,13 @@ impl Taker {
 }
 
 #[cfg(test)]
+impl Taker {
+    pub(super) fn is_there(&self) -> bool {
+        lock(&self.waiting).is_there
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::thread;
     use std::time::Duration;

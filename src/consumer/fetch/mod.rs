@@ -1,6 +1,6 @@
 //! The thread that has the Kafka consumer: it takes records, answers rebalances and sends commits.
 //!
-//! It never waits but for its bell, and in a revocation for the batch in hand.
+//! It never waits but for its bell, in a revocation for the batch in hand, and while a caller takes records in its place.
 
 pub(super) mod commits;
 mod made_anew;
@@ -254,7 +254,7 @@ impl Fetch {
         let is_commit_ahead = state.ledger.in_flight().is_some() || self.commit_due.is_some();
         let is_paused = self.lanes.iter().any(|lane| lane.is_paused);
         let done = !is_commit_ahead || is_paused || self.watch.is_overdue() || state.restart.is_asked();
-        // Half of the batches last until this thread has a processor. With nothing to fill more with, records wake it.
+        // Half of the batches last until this thread has a processor. With nothing to fill more with, records wake who waits.
         let ready_below = if self.is_drained { 0 } else { self.options.ready_batches() / 2 + 1 };
         state.wakes = Wakes { done, ready_below };
     }

@@ -20,7 +20,8 @@ pub(in crate::consumer) struct Shared {
 struct Place {
     /// None: it has ended.
     fetch: Option<Fetch>,
-    /// The panic of a caller that took records. It ends the fetch thread, as one of its own does.
+    /// The panic of a caller that took records. It ends the fetch thread, as one of its own does, and nothing is taken before
+    /// that.
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -59,7 +60,7 @@ impl Shared {
     pub(in crate::consumer) fn take(&self) {
         let is_all = self.place.try_lock().is_ok_and(|mut place| {
             let Place { fetch, panic } = &mut *place;
-            let Some(fetch) = fetch else { return true };
+            let Some(fetch) = fetch.as_mut().filter(|_| panic.is_none()) else { return true };
             catch_unwind(AssertUnwindSafe(|| fetch.take_alone())).unwrap_or_else(|caught| {
                 *panic = Some(caught);
                 false

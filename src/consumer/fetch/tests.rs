@@ -272,7 +272,12 @@ fn a_caller_that_waits_takes_records_itself() {
     let deadline = Instant::now() + PATIENCE;
     for number in 0..3 {
         let sending = std::thread::scope(|scope| {
-            let sending = scope.spawn(|| producer.produce("t", &Message::new(number).partition(0)).unwrap());
+            let sending = scope.spawn(|| {
+                while !link.is_waited_for_records() {
+                    std::thread::yield_now();
+                }
+                producer.produce("t", &Message::new(number).partition(0)).unwrap()
+            });
             let taken = link.wait_for_records(
                 |state| match state.ready.pop_if(|_| true) {
                     None if Instant::now() < deadline => Look::Wait(Some(deadline)),
@@ -333,6 +338,7 @@ fn a_panic_of_a_caller_that_takes_ends_the_consumer() {
     let shared = &ending.0;
     shared.while_at_work(|fetch| fetch.options.batch_size = 0);
     shared.take();
+    shared.while_at_work(|fetch| fetch.options.batch_size = 50);
     let (done, ended) = std::sync::mpsc::sync_channel(2);
     let fetch_thread = shared.clone();
     std::thread::spawn(move || fetch_thread.run(&done));
