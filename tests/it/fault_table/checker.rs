@@ -201,7 +201,8 @@ impl Evidence {
                 // What only comes back to where it was is not told by who had it then.
                 if seen.offset > *highest {
                     *highest = seen.offset;
-                    if let Some((offset, _)) = below.last() {
+                    // Where there are only dead letters between the two, nobody handled what was committed.
+                    if let Some((offset, _)) = below.last().filter(|(offset, _)| *offset >= before.offset) {
                         self.check_owner((seen.partition, *offset), before.asked, seen, handled, verdict);
                     }
                 }

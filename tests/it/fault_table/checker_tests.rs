@@ -161,3 +161,15 @@ fn a_commit_of_who_lost_the_partition_overlaps() {
     let verdict = check(|evidence| evidence.committed = vec![seen(29, 4), seen(33, 4), seen(35, 6), seen(60, 10)]);
     assert_eq!(verdict.overlapping, [(0, 6)]);
 }
+
+/// The second service commits dead letters: the last record that was handled is the first one's.
+#[test]
+fn a_commit_of_dead_letters_alone_tells_of_nobody() {
+    let verdict = check(|evidence| {
+        evidence.log.truncate(4);
+        evidence.acknowledged.truncate(4);
+        evidence.services = vec![vec![assigned(1), handled(10, (0, 3))], vec![assigned(30)]];
+        evidence.committed = vec![seen(5, 0), seen(29, 4), seen(45, 7), seen(60, 10)];
+    });
+    assert!(verdict.faults().is_empty(), "{verdict:?}");
+}
