@@ -306,6 +306,7 @@ mod error;
 #[cfg(feature = "export")]
 pub mod export;
 mod fault;
+mod heap;
 pub mod low_level;
 mod message;
 #[cfg(feature = "metrics")]

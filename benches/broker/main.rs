@@ -158,7 +158,7 @@ impl Bench {
     }
 
     fn latency(&self, name: &str, linger_ms: u32) -> Outcome<Contest> {
-        let records = self.topics.records / 200;
+        let records = self.topics.records / 100;
         let turn = |is_ours| Turn::Latency(latency::Turn { is_ours, records, linger_ms });
         self.turns(name, [("Run".to_owned(), turn(true)), ("Poll".to_owned(), turn(false))].into_iter())
     }

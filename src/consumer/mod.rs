@@ -71,6 +71,7 @@ use crate::consumer::fetch::Fetch;
 use crate::consumer::link::{Link, Look, State};
 use crate::envelope::BatchRef;
 use crate::error::{Error, HandlerError, Result};
+use crate::heap;
 use crate::message::{Batch, RawBatch, decode_raw};
 use crate::native::Reader;
 
@@ -218,6 +219,7 @@ impl Consumer {
             Reader::new(client, move || records.records_came(), move || bell.bell.ring())
                 .ok_or_else(|| Error::Closed("librdkafka gave no queue".into()))
         };
+        heap::keep_what_is_freed();
         let reader = make()?;
         if !topics.is_empty() {
             reader.consumer().subscribe(&topics.iter().map(String::as_str).collect::<Vec<_>>())?;
