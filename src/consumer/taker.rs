@@ -36,12 +36,15 @@ impl Taker {
         if !waiting.is_there {
             return false;
         }
-        if waiting.call.is_none() {
-            self.called.notify_one();
-        }
+        let is_first = waiting.call.is_none();
         // Records are told of once, and who takes them looks as well.
         if waiting.call != Some(Call::Take) {
             waiting.call = Some(call);
+        }
+        // Else who is woken would have to wait for it.
+        drop(waiting);
+        if is_first {
+            self.called.notify_one();
         }
         true
     }
