@@ -6,12 +6,13 @@
 //!
 //! Clients of `low_level` belong to their users, and those of the program `kafka-envelope` have time limits instead.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use crate::sync::lock;
 use crate::{client, native};
 
 /// How long beyond a client's longest pause between two tries to connect.
@@ -54,16 +55,16 @@ impl Bootstrap {
     /// Nobody was heard for long, which is all that a client notices whose brokers were all taken out of its metadata. Where
     /// that goes on, the servers are added again and again.
     pub(crate) fn fear(&self) {
-        self.down_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        lock(&self.down_since).get_or_insert_with(Instant::now);
     }
 
     fn down(&self, now: Instant) {
-        *self.down_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+        *lock(&self.down_since) = Some(now);
     }
 
     /// True once for each time without a word.
     fn is_due(&self, now: Instant, wait: Duration) -> bool {
-        let mut down_since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut down_since = lock(&self.down_since);
         down_since.take_if(|since| now.saturating_duration_since(*since) >= wait).is_some()
     }
 }

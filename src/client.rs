@@ -1,7 +1,7 @@
 //! What the contexts of producers and consumers share: where librdkafka's logs and errors go.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
@@ -9,6 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::metrics::{self, Statistics};
 use crate::refusal::{Refusal, RefusalKind, Standing};
+use crate::sync::lock;
 
 /// Under which name librdkafka's own words stand in the log.
 const TARGET: &str = "librdkafka";
@@ -60,14 +61,14 @@ impl Trouble {
         }
         // That no broker is left tells nothing that the error before it did not.
         if !is_all_down {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
+            *lock(&self.last) = Some(reason.to_owned());
         }
     }
 
     #[cfg(feature = "stream")]
     pub(crate) fn get(&self) -> Option<String> {
         let refusal = self.refusals.first().map(|refusal| refusal.to_string());
-        refusal.or_else(|| self.last.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        refusal.or_else(|| lock(&self.last).clone())
     }
 }
 
@@ -154,7 +155,7 @@ pub(crate) fn statistics(json: &[u8], heard_by: Option<&Statistics>) {
 /// A text to log with what is to be added to it; none while it would only repeat itself.
 pub(crate) fn repeats(text: &str) -> Option<String> {
     static RECENT: Mutex<Recent> = Mutex::new(Recent(Vec::new()));
-    RECENT.lock().unwrap_or_else(PoisonError::into_inner).say(text, Instant::now())
+    lock(&RECENT).say(text, Instant::now())
 }
 
 /// Texts, when they were last logged, and how often they were held back since.

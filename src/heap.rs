@@ -8,10 +8,10 @@ const LARGE: usize = 4 << 20;
 /// Keeps glibc from giving the memory of each fetch back to the kernel, only to have it back page by page with the next
 /// one.
 ///
-/// Memory at the end of a heap goes back once there is twice as much of it as the largest piece that had a mapping of its own
-/// and was freed (see `M_MMAP_THRESHOLD` in `mallopt(3)`). So one such piece is freed, of which nothing was ever resident: 8
-/// MiB of each heap stay from then on. That holds for the whole process, as it does after any such piece, and not where whoever runs it
-/// sets these limits. Other allocators do as they do.
+/// Memory at the end of a heap goes back once there is twice as much of it as the largest piece that had a mapping of its
+/// own and was freed (see `M_MMAP_THRESHOLD` in `mallopt(3)`). So one such piece is freed, of which nothing was ever
+/// resident: 8 MiB of each heap stay from then on. That holds for the whole process, as it does after any such piece, and
+/// not where whoever runs it sets these limits. Other allocators do as they do.
 pub(crate) fn keep_what_is_freed() {
     drop(black_box(Vec::<u8>::with_capacity(LARGE)));
 }

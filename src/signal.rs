@@ -1,9 +1,10 @@
 //! SIGINT and SIGTERM, for everything that asks for them.
 
 use std::process;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
+use crate::sync::lock;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -29,7 +30,7 @@ static ENTRIES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
 /// # Errors
 /// The system refuses the signal handlers.
 pub(crate) fn stops<S: Stop + 'static>(who: &Arc<S>) -> std::io::Result<()> {
-    let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut entries = lock(&ENTRIES);
     let is_first = entries.is_empty();
     entries.retain(|entry| entry.who.strong_count() > 0);
     if is_first {
@@ -44,7 +45,7 @@ fn serve() -> std::io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let work = move || {
         for signal in signals.forever() {
-            let mut entries = ENTRIES.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut entries = lock(&ENTRIES);
             let alive: Vec<_> = entries
                 .iter_mut()
                 .filter_map(|entry| {

@@ -23,7 +23,7 @@ const WARM_UP: u64 = 1_000;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Turn {
     /// This crate, or plain rdkafka with its settings: `ThreadedProducer`, and a poll loop that decodes and commits
-    /// asynchronously as often as this crate does at the most, every 500 records.
+    /// asynchronously every 500 records.
     pub(crate) is_ours: bool,
     pub(crate) records: u64,
     pub(crate) linger_ms: u32,

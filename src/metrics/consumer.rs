@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::metrics::{Counter, Histogram, Label, Unit, counter, describe_counter, describe_histogram, gauge, histogram};
@@ -15,6 +15,7 @@ use crate::metrics::names::{
 };
 use crate::metrics::share::Share;
 use crate::metrics::{FATES, Fate, Statistics, with};
+use crate::sync::lock;
 
 /// What the time of a commit says of it.
 const COMMIT: [(&str, &str); 2] = [(OPERATION, "commit"), (OPERATION_TYPE, "settle")];
@@ -269,11 +270,6 @@ impl AgentMeter {
         let Process { ok, failed, .. } = &self.process;
         if has_failed { failed } else { ok }.record(took);
     }
-}
-
-/// What these guard is whole between any two statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for ConsumerMeter {

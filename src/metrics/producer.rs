@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use ::metrics::{Counter, Histogram, Label, counter, gauge, histogram};
 
@@ -11,6 +11,7 @@ use crate::fault::Fault;
 use crate::metrics::names::{self, CLIENT, ERROR_TYPE, OPERATION, OPERATION_TYPE, SYSTEM, TOPIC};
 use crate::metrics::share::Share;
 use crate::metrics::{Statistics, Timer, with};
+use crate::sync::lock;
 
 /// What the time of a call says of it.
 const SEND: [(&str, &str); 2] = [(OPERATION, "send"), (OPERATION_TYPE, "send")];
@@ -101,7 +102,7 @@ impl ProducerMeter {
 
 impl Handles {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use ::metrics::{Counter, Label, counter};
 use serde::Deserialize;
 
 use crate::metrics::names::{RECEIVED_BYTES, SENT_BYTES};
+use crate::sync::lock;
 
 /// What one client has said.
 pub(crate) struct Statistics {
@@ -122,7 +123,7 @@ impl Statistics {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

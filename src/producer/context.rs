@@ -1,7 +1,7 @@
 //! rdkafka's callbacks into this crate.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
@@ -18,6 +18,7 @@ use crate::fault::Fault;
 use crate::metrics::{ProducerMeter, Statistics};
 use crate::native;
 use crate::refusal::{Refusal, RefusalKind};
+use crate::sync::lock;
 
 #[derive(Default)]
 pub(crate) struct Context {
@@ -61,7 +62,7 @@ impl Context {
     pub(super) fn settled(&self) {
         let left = self.outstanding.fetch_sub(1, Ordering::SeqCst) - 1;
         if left < self.wanted.load(Ordering::SeqCst) && self.wanted.swap(0, Ordering::SeqCst) > 0 {
-            drop(self.room.0.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(lock(&self.room.0));
             self.room.1.notify_all();
             #[cfg(feature = "tokio")]
             self.act(|context| context.async_room.notify_waiters());
@@ -83,7 +84,7 @@ impl Context {
     /// Waits until about half of the queue is free, but not for long: librdkafka counts a record until all of its
     /// request were reported, so only another try tells.
     pub(super) fn wait_for_room(&self) {
-        let guard = self.room.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = lock(&self.room.0);
         let slice = self.want_room();
         drop(self.room.1.wait_timeout(guard, slice));
     }

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::otel::Span;
 use crate::refusal::{Refusal, RefusalKind, Standing};
+use crate::sync::lock;
 
 /// Where an acknowledged record stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl Tracker {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Says what became of a record. Answers a failure that nobody will ask for. `wake` is to wake the future that waits.

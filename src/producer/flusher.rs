@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::reports::{Expected, Reports};
+use crate::sync::lock;
 
 /// How long a flush outlives those who asked for it.
 const SLICE: Duration = Duration::from_millis(50);
@@ -32,7 +33,7 @@ impl Flusher {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Flushes what has been sent up to now, until that has its reports or the request is dropped.

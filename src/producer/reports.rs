@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use crate::client::guarded;
+use crate::sync::lock;
 
 /// After so many messages a sender looks for reports.
 const EVERY: u32 = 64;
@@ -73,7 +74,7 @@ impl Reports {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Later>> {
-        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.deferred)
     }
 
     /// A message was sent, and its sender does not wait for it. Now and then `take` is called, which is to take reports

@@ -10,6 +10,7 @@ use super::threads::Start;
 use crate::error::Result;
 use crate::native;
 use crate::settings::check;
+use crate::sync::lock;
 
 pub(super) type Topic = native::Topic<Context>;
 
@@ -51,7 +52,7 @@ impl Topics {
 
     fn look_up(&self, name: &str) -> Result<Arc<Topic>, KafkaError> {
         let topic = Arc::new(Topic::new(&self.client, name)?);
-        let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let start = lock(&self.start).take();
         if let Some(start) = start {
             start.begin(&topic);
         }

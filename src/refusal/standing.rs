@@ -1,11 +1,12 @@
 //! The refusals that a client meets now, each reported once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::Refusal;
 use crate::client;
+use crate::sync::lock;
 
 /// So often one that lasts is reported again.
 const REMINDER: Duration = Duration::from_secs(600);
@@ -40,7 +41,7 @@ pub(crate) struct Standing {
 
 impl Standing {
     fn lock(&self) -> MutexGuard<'_, Vec<Met>> {
-        self.met.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.met)
     }
 
     pub(crate) fn any(&self) -> bool {
