@@ -63,7 +63,7 @@
 //!
 //! **At least once.** Offsets are committed after the handler returned `Ok`, and never beyond a record that is not
 //! done. While a run goes on, commits overlap with handling: a crash repeats at most the batches that were handled and
-//! not confirmed, 64 of them by default, and the one in hand. [`Commit::EachBatch`] makes it one. So a handler has to
+//! not confirmed, 256 of them by default, and the one in hand. [`Commit::EachBatch`] makes it one. So a handler has to
 //! bear that a record comes again. Order holds within a partition.
 //!
 //! # Failures

@@ -151,8 +151,8 @@ impl Desk {
         if let Some(hand) = self.hand.take() {
             state.recycle(hand.arena);
         }
-        // A quarter: what is handled until this commit is answered, and then until the next is, has the rest.
-        let can_wait = 4 * (state.unconfirmed() + 1) < self.max_unconfirmed();
+        // Half: what is handled until the commit is answered has the other.
+        let can_wait = 2 * (state.unconfirmed() + 1) < self.max_unconfirmed();
         state.rings |= mem::replace(&mut state.commits_can_wait, can_wait) && !can_wait;
         if state.unconfirmed() >= self.max_unconfirmed() {
             self.idle_since = None;

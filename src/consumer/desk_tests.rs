@@ -259,19 +259,18 @@ fn a_transaction_commits_each_partition_once() {
     assert_eq!(offsets, [(0, 4), (1, 4)]);
 }
 
-/// Commits may be put off as long as no batch would wait for one: not for the one in hand, nor at a quarter of the most.
+/// Commits may be put off as long as no batch would wait for one: not for the one in hand, nor at half of the most.
 #[test]
 fn commits_can_wait_while_much_may_be_unconfirmed() {
     for (commit, unconfirmed, can_wait) in [
         (Commit::EachBatch, 0, false),
         (Commit::Overlapped { max_batches: 1 }, 0, false),
         (Commit::Overlapped { max_batches: 2 }, 0, false),
-        (Commit::Overlapped { max_batches: 4 }, 0, false),
-        (Commit::Overlapped { max_batches: 5 }, 0, true),
-        (Commit::Overlapped { max_batches: 5 }, 1, false),
-        (Commit::Overlapped { max_batches: 64 }, 14, true),
-        (Commit::Overlapped { max_batches: 64 }, 15, false),
-        (Commit::Overlapped { max_batches: 64 }, 64, false),
+        (Commit::Overlapped { max_batches: 3 }, 0, true),
+        (Commit::Overlapped { max_batches: 3 }, 1, false),
+        (Commit::Overlapped { max_batches: 256 }, 126, true),
+        (Commit::Overlapped { max_batches: 256 }, 127, false),
+        (Commit::Overlapped { max_batches: 256 }, 256, false),
     ] {
         let mut scene = Scene::new(OnError::stop(), OnUndecodable::Stop);
         scene.desk.options.commit = commit;

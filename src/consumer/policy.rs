@@ -14,7 +14,7 @@ pub enum Commit {
     /// crash repeats one batch.
     EachBatch,
     /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile. While less than
-    /// a quarter of `max_batches` is unconfirmed, and no call and no revocation waits for it, one begins 20 ms after the
+    /// half of `max_batches` is unconfirmed, and no call and no revocation waits for it, one begins 200 ms after the
     /// other at the soonest.
     Overlapped {
         /// So many batches may be handled and not confirmed; then handling waits. A crash repeats at most these and the
@@ -25,7 +25,7 @@ pub enum Commit {
 
 impl Default for Commit {
     fn default() -> Self {
-        Self::Overlapped { max_batches: 64 }
+        Self::Overlapped { max_batches: 256 }
     }
 }
 

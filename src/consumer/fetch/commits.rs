@@ -17,8 +17,8 @@ const FIRST_COMMIT_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// While nobody waits for them, commits begin no sooner after each other: at a trickle of records each would be a request of
-/// its own, and brokers write all of them down.
-const COMMIT_PACE: Duration = Duration::from_millis(20);
+/// its own, and brokers write all of them down, beside the records that they hand on meanwhile.
+const COMMIT_PACE: Duration = Duration::from_millis(200);
 
 /// Partitions that a broker has answered for so long, and nothing else, that it does not know are gone: their topic was
 /// deleted. Of some among others librdkafka does not ask again by itself, so a count of answers would say little.
