@@ -56,7 +56,7 @@ fn envelopes(criterion: &mut Criterion) -> Result<(), Error> {
     Ok(())
 }
 
-/// What [`kafka_envelope::testing`] makes a batch from and hands over is what a consumer does.
+/// What [`kafka_envelope::testing`] makes a batch from is what a consumer does. How threads hand it over is no part of it.
 fn batches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("batch");
     group.throughput(Throughput::Elements(BATCH));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::turns::{Clock, Contest, Figures, Measured};
+use common::turns::{Clock, Contest, Entrant, Figures, Measured};
 use common::{Outcome, create_topic, memory_mib, number, unique};
 use kafka_envelope::stream::{Agent, Sinks, Whole, Worker};
 use kafka_envelope::{Batch, Consumer, HandlerError, Message, Producer};
@@ -71,8 +71,8 @@ fn main() -> Outcome<()> {
 fn compare(brokers: &str, records: u64, rounds: u64) -> Outcome<()> {
     let topic = unique("bench-stream")?;
     load(brokers, &topic, records)?;
-    let turns = WHICH.map(|which| (which.to_owned(), vec![which.to_owned(), topic.clone()]));
-    Contest::run("stream", turns.into(), rounds)?.print();
+    let [worker, run] = WHICH.map(|which| Entrant::new(which, vec![which.to_owned(), topic.clone()]));
+    Contest::run("stream", 1, &[worker?, run?], rounds)?.print();
     Ok(())
 }
 

@@ -202,7 +202,7 @@
 //! | `send <topic>` | producer; client where it sends only messages that keep a context of their own | the call, the last acknowledgement of its messages | the current span; else what caused the messages, where that is one trace |
 //! | `poll <topic>` | client | the wait for a batch, its hand-over | the current span |
 //! | `process <topic>` | consumer | an attempt to handle a batch | the current span; else what sent the first message, where all are of one trace; else it is a trace of its own |
-//! | `commit <topic>` | client | the request, its answer | the attempt; of several batches none, with a link to each |
+//! | `commit <topic>` | client | the request, its answer | the attempt; of several batches none, with a link to each of the first 256 |
 //!
 //! - `process` is the current span while the handler runs, async handlers included, so what a handler sends or traces is
 //!   its child. It has a link to each message of the batch that carries a context; an SDK keeps 128 links unless told

@@ -4,10 +4,11 @@ use std::process;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 
-use crate::sync::lock;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
+
+use crate::sync::lock;
 
 /// Something that a signal stops.
 pub(crate) trait Stop: Send + Sync {

@@ -23,6 +23,8 @@ use crate::orders::{Borrowed, Order, Plain, total};
 pub(crate) enum Loop {
     /// This crate: `run`, a payload that owns its texts, defaults.
     Run,
+    /// As `Run`, with a recorder of metrics installed. Needs the feature `metrics`.
+    RunRecorded,
     /// This crate: `run_raw`, a payload that borrows them, defaults.
     RunRaw,
     /// Plain rdkafka: poll, decode as `Run`, synchronous commit, librdkafka's defaults.
@@ -70,6 +72,10 @@ impl Turn {
         let mut seen = Seen::new(self);
         let figures = match self.which {
             Loop::Run => self.run(brokers, &group, &mut seen)?,
+            Loop::RunRecorded => {
+                record_metrics()?;
+                self.run(brokers, &group, &mut seen)?
+            }
             Loop::RunRaw => self.run_raw(brokers, &group, &mut seen)?,
             Loop::Sync => self.plain(&config, CommitMode::Sync, owned, &mut seen)?,
             Loop::Async => self.plain(&config, CommitMode::Async, owned, &mut seen)?,
@@ -191,6 +197,17 @@ impl Turn {
             figures
         })
     }
+}
+
+#[cfg(feature = "metrics")]
+fn record_metrics() -> Outcome<()> {
+    metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    Ok(())
+}
+
+#[cfg(not(feature = "metrics"))]
+fn record_metrics() -> Outcome<()> {
+    Err("it has not the feature `metrics`".into())
 }
 
 /// Its end would wait for the answers to thousands of commits, which is no part of what is measured.

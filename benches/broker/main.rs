@@ -11,6 +11,9 @@
 //! 2,000,000 unless set: what is produced, handled or timed one by one is a share of it, and with 100,000 all is seen
 //! quickly, but too short to be measured. All figures stand as JSON in `target/bench.json` besides.
 //!
+//! `bash scripts/bench.sh features` builds it twice, without features and with `metrics` and `otel`, whose cost the contest
+//! of that name shows.
+//!
 //! Reads `/proc`, so it runs on Linux.
 
 #[path = "../common/mod.rs"]
@@ -27,7 +30,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use common::turns::Contest;
+use common::turns::{Contest, Entrant};
 use common::{Outcome, number};
 use consume::{Loop as Consuming, Work};
 use orders::Size;
@@ -43,6 +46,12 @@ enum Turn {
     Produce(produce::Turn),
     Latency(latency::Turn),
 }
+
+/// Names this program without the features that it has.
+const PLAIN: &str = "BENCH_WITHOUT_FEATURES";
+
+/// What they cost that a service does not use.
+const FEATURES: &str = "features";
 
 const CONTESTS: [&str; 12] = [
     "base",
@@ -73,15 +82,16 @@ fn main() -> Outcome<()> {
             return Ok(());
         }
     }
-    if let Some(unknown) = words.iter().find(|word| !CONTESTS.contains(&word.as_str())) {
-        return Err(format!("no such contest: {unknown}; there are {}", CONTESTS.join(", ")).into());
+    let contests = if env::var_os(PLAIN).is_some() { &[FEATURES] } else { &CONTESTS[..] };
+    if let Some(unknown) = words.iter().find(|word| !contests.contains(&word.as_str())) {
+        return Err(format!("no such contest: {unknown}; there are {}", contests.join(", ")).into());
     }
     let (records, rounds) = (number("RECORDS", 2_000_000)?, number("ROUNDS", 3)?);
     let topics = Topics { brokers, records, loaded: Vec::new() };
     let mut bench = Bench { topics, rounds };
     println!("{}", machine()?);
     let mut done = Vec::new();
-    for name in CONTESTS.iter().filter(|name| words.is_empty() || words.iter().any(|word| word == *name)) {
+    for name in contests.iter().filter(|name| words.is_empty() || words.iter().any(|word| word == *name)) {
         let contest = bench.contest(name)?;
         contest.print();
         done.push(contest);
@@ -101,6 +111,7 @@ fn machine() -> Outcome<String> {
 }
 
 fn write_json(machine: &str, records: u64, contests: &[Contest]) -> Outcome<()> {
+    let contests: Vec<_> = contests.iter().map(Contest::json).collect();
     let json = serde_json::json!({ "machine": machine, "records": records, "contests": contests });
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
     Ok(fs::write(target.join("bench.json"), serde_json::to_string_pretty(&json)?)?)
@@ -135,15 +146,32 @@ impl Bench {
             "produce" => self.produce(name, &[Send, Base, BasePacked]),
             "produce-batches" => self.produce(name, &[Batches, FutureBatches, FutureBatchesAtOnce, FlushedBatches]),
             "latency-linger-0" => self.latency(name, 0),
-            _ => self.latency(name, 5),
+            "latency-linger-5" => self.latency(name, 5),
+            _ => self.features(name, &base),
         }
     }
 
     fn consume(&mut self, name: &str, loops: &[Consuming], how: &Consume) -> Outcome<Contest> {
+        let entrants = self.consumers(loops, how)?;
+        // `Run`, and `RunRaw` where it takes part.
+        let ours = loops.iter().filter(|which| matches!(which, Consuming::Run | Consuming::RunRaw)).count();
+        Contest::run(name, ours, &entrants, self.rounds)
+    }
+
+    /// `Run` with the features on, then with a recorder that nobody asks, then without the features.
+    fn features(&mut self, name: &str, how: &Consume) -> Outcome<Contest> {
+        let mut entrants = self.consumers(&[Consuming::Run, Consuming::RunRecorded, Consuming::Run], how)?;
+        if let Some(plain) = entrants.last_mut() {
+            (plain.name, plain.program) = ("RunWithout".into(), env::var_os(PLAIN).ok_or(PLAIN)?.into());
+        }
+        Contest::run(name, 2, &entrants, self.rounds)
+    }
+
+    fn consumers(&mut self, loops: &[Consuming], how: &Consume) -> Outcome<Vec<Entrant>> {
         let topic = self.topics.get(how.size, how.partitions)?;
         let Consume { records, batch, work, .. } = *how;
         let turn = |which| Turn::Consume(consume::Turn { which, topic: topic.clone(), records, batch, work });
-        self.turns(name, loops.iter().map(|which| (format!("{which:?}"), turn(*which))))
+        loops.iter().map(|which| entrant(&format!("{which:?}"), &turn(*which))).collect()
     }
 
     fn produce(&self, name: &str, loops: &[Producing]) -> Outcome<Contest> {
@@ -154,19 +182,20 @@ impl Bench {
             let records = (self.topics.records / share).next_multiple_of(batch);
             Turn::Produce(produce::Turn { which, records, batch })
         };
-        self.turns(name, loops.iter().map(|which| (format!("{which:?}"), turn(*which))))
+        let entrants: Vec<_> =
+            loops.iter().map(|which| entrant(&format!("{which:?}"), &turn(*which))).collect::<Outcome<_>>()?;
+        Contest::run(name, 1, &entrants, self.rounds)
     }
 
     fn latency(&self, name: &str, linger_ms: u32) -> Outcome<Contest> {
         let records = self.topics.records / 100;
         let turn = |is_ours| Turn::Latency(latency::Turn { is_ours, records, linger_ms });
-        self.turns(name, [("Run".to_owned(), turn(true)), ("Poll".to_owned(), turn(false))].into_iter())
+        Contest::run(name, 1, &[entrant("Run", &turn(true))?, entrant("Poll", &turn(false))?], self.rounds)
     }
+}
 
-    fn turns(&self, name: &str, turns: impl Iterator<Item = (String, Turn)>) -> Outcome<Contest> {
-        let turns = turns.map(|(which, turn)| Ok((which, vec![serde_json::to_string(&turn)?])));
-        Contest::run(name, turns.collect::<Outcome<_>>()?, self.rounds)
-    }
+fn entrant(name: &str, turn: &Turn) -> Outcome<Entrant> {
+    Entrant::new(name, vec![serde_json::to_string(turn)?])
 }
 
 /// What the loops of a contest consume, and how.

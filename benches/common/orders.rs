@@ -69,7 +69,7 @@ pub(crate) fn total(orders: u64) -> f64 {
     (0..orders).map(|number| f64::from(quantity(number)) * unit_price(number)).sum()
 }
 
-/// What an expert without this crate would decode into: history as text, not looked at.
+/// What an expert without this crate would decode into: history as text, which serde_json checks.
 #[derive(Deserialize)]
 pub(crate) struct Plain<'a, T> {
     pub(crate) item: T,

@@ -2,11 +2,14 @@
 
 use std::env;
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::{Outcome, cpu, memory_mib};
 
@@ -51,74 +54,110 @@ const COLUMNS: [(&str, usize); 6] =
 /// for a disk, for the turn to count.
 const LOST: f64 = 0.02;
 
-/// For so long turns do not count: the broker's JVM compiles what the contest needs of it, and the log comes into memory.
+/// For so long turns do not count: the broker's JVM compiles what the contest needs of it, and the log comes into memory. At
+/// a process's first contest it compiles the most, beside the loops, on the same processors.
+const FIRST_WARM_UP: Duration = Duration::from_secs(120);
 const WARM_UP: Duration = Duration::from_secs(40);
+static IS_WARM: AtomicBool = AtomicBool::new(false);
 
 /// How often a turn is tried for one that counts, and how long the host is left alone after one of which it took too much.
 const TURNS: u32 = 50;
 const RESPITE: Duration = Duration::from_secs(15);
 
+/// One loop of a contest: a program that writes its figures as JSON.
+#[derive(Clone, Debug)]
+pub(crate) struct Entrant {
+    pub(crate) name: String,
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+}
+
+impl Entrant {
+    /// This program, with these arguments.
+    pub(crate) fn new(name: &str, arguments: Vec<String>) -> Outcome<Entrant> {
+        Ok(Entrant { name: name.into(), program: env::current_exe()?, arguments })
+    }
+}
+
 /// All turns of one contest.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Contest {
     name: String,
+    /// So many, from the first on, are compared with the others.
+    ours: usize,
     loops: Vec<Loop>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 struct Loop {
     name: String,
     turns: Vec<Figures>,
 }
 
 impl Contest {
-    /// Runs this program once for each loop and round, with the arguments of the loop: it writes its figures as JSON.
-    /// Round after round, so that what else the machine does hits all of them, every other one backwards, so that none is
-    /// always the first.
-    pub(crate) fn run(name: &str, arguments: Vec<(String, Vec<String>)>, rounds: u64) -> Outcome<Contest> {
+    /// Runs each entrant once a round. Round after round, so that what else the machine does hits all of them, every other
+    /// one backwards, so that none is always the first.
+    pub(crate) fn run(name: &str, ours: usize, entrants: &[Entrant], rounds: u64) -> Outcome<Contest> {
         let mut loops: Vec<_> =
-            arguments.iter().map(|(name, _)| Loop { name: name.clone(), turns: Vec::new() }).collect();
+            entrants.iter().map(|entrant| Loop { name: entrant.name.clone(), turns: Vec::new() }).collect();
         let begun = Instant::now();
-        while let Some((which, arguments)) = arguments.first().filter(|_| begun.elapsed() < WARM_UP) {
-            undisturbed(&format!("{name}, not counted, {which}"), arguments)?;
+        let warm_up = if IS_WARM.swap(true, Ordering::Relaxed) { WARM_UP } else { FIRST_WARM_UP };
+        while let Some(first) = entrants.first().filter(|_| begun.elapsed() < warm_up) {
+            undisturbed(&format!("{name}, not counted"), first)?;
         }
         for round in 1..=rounds {
-            let mut turns: Vec<_> = loops.iter_mut().zip(&arguments).collect();
+            let mut turns: Vec<_> = loops.iter_mut().zip(entrants).collect();
             if round % 2 == 0 {
                 turns.reverse();
             }
-            for (one, (which, arguments)) in turns {
-                let what = format!("{name}, round {round}, {which}");
-                one.turns.push(undisturbed(&what, arguments)?);
+            for (one, entrant) in turns {
+                one.turns.push(undisturbed(&format!("{name}, round {round}"), entrant)?);
             }
         }
-        Ok(Contest { name: name.into(), loops })
+        Ok(Contest { name: name.into(), ours, loops })
     }
 
-    /// A table for people, the first loop compared with the others.
+    /// A table for people.
     pub(crate) fn print(&self) {
         let spreads: Vec<_> = self.loops.iter().map(Loop::spreads).collect();
-        let (Some(first), Some(ours)) = (self.loops.first(), spreads.first()) else { return };
-        let header: Vec<_> = COLUMNS.iter().take(ours.len()).map(|(name, _)| *name).collect();
-        println!("\n### {}\n\n| loop | {} | `{}` has of it |", self.name, header.join(" | "), first.name);
-        println!("|---|{}", "---|".repeat(ours.len() + 1));
-        let compared = if ours.len() > 3 { [3, 4] } else { [0, 1] };
+        let Some(columns) = spreads.first().map(Vec::len) else { return };
+        let mut header: Vec<_> = COLUMNS.iter().take(columns).map(|(name, _)| (*name).to_owned()).collect();
+        header.extend(self.loops.iter().take(self.ours).map(|one| format!("`{}` has of it", one.name)));
+        println!("\n### {}\n\n| loop | {} |", self.name, header.join(" | "));
+        println!("|---|{}", "---|".repeat(header.len()));
+        let compared = if columns > 3 { [3, 4] } else { [0, 1] };
         for (number, (one, theirs)) in self.loops.iter().zip(&spreads).enumerate() {
             let cell = |([median, low, high], (_, digits)): (&[f64; 3], &(&str, usize))| {
                 format!("{median:.digits$} ({low:.digits$} to {high:.digits$})")
             };
-            let cells: Vec<_> = theirs.iter().zip(&COLUMNS).map(cell).collect();
-            let ratio = |column: usize| format!("{:.2}x {}", ours[column][0] / theirs[column][0], COLUMNS[column].0);
-            let ratios = if number == 0 { String::new() } else { compared.map(ratio).join(", ") };
-            println!("| `{}` | {} | {ratios} |", one.name, cells.join(" | "));
+            let mut cells: Vec<_> = theirs.iter().zip(&COLUMNS).map(cell).collect();
+            cells.extend(spreads.iter().take(self.ours).enumerate().map(|(which, ours)| {
+                let ratio =
+                    |column: usize| format!("{:.2}x {}", ours[column][0] / theirs[column][0], COLUMNS[column].0);
+                if which == number { String::new() } else { compared.map(ratio).join(", ") }
+            }));
+            println!("| `{}` | {} |", one.name, cells.join(" | "));
         }
+    }
+
+    /// All of it for programs, turn by turn.
+    pub(crate) fn json(&self) -> Value {
+        let of = |one: &Loop| {
+            let spread = |((name, _), [median, lowest, highest]): (&(&str, usize), [f64; 3])| {
+                ((*name).to_owned(), json!({ "median": median, "lowest": lowest, "highest": highest }))
+            };
+            let spreads: Map<_, _> = COLUMNS.iter().zip(one.spreads()).map(spread).collect();
+            json!({ "name": one.name, "spread": spreads, "turns": one.turns })
+        };
+        json!({ "name": self.name, "loops": self.loops.iter().map(of).collect::<Vec<_>>() })
     }
 }
 
 /// A turn that lost no more than [`LOST`]. Where all lose more, that is an error.
-fn undisturbed(what: &str, arguments: &[String]) -> Outcome<Figures> {
+fn undisturbed(what: &str, entrant: &Entrant) -> Outcome<Figures> {
+    let what = format!("{what}, {}", entrant.name);
     for _ in 0..TURNS {
-        let output = Command::new(env::current_exe()?).args(arguments).output()?;
+        let output = Command::new(&entrant.program).args(&entrant.arguments).output()?;
         if !output.status.success() {
             return Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
@@ -208,5 +247,8 @@ impl Loop {
 pub(crate) fn spread(values: impl IntoIterator<Item = f64>) -> [f64; 3] {
     let mut values: Vec<_> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    [values.len() / 2, 0, values.len().saturating_sub(1)].map(|at| values.get(at).copied().unwrap_or(f64::NAN))
+    let last = values.len().saturating_sub(1);
+    let at = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
+    // Of an even number, between the two in the middle.
+    [f64::midpoint(at(last / 2), at(last.div_ceil(2))), at(0), at(last)]
 }

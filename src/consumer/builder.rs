@@ -181,7 +181,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// When offsets are committed, [`Commit::Overlapped`] with 64 batches unless set. [`Consumer::process`] waits for
+    /// When offsets are committed, [`Commit::Overlapped`] with 256 batches unless set. [`Consumer::process`] waits for
     /// each commit whatever this says.
     pub fn commit(mut self, commit: Commit) -> Self {
         self.commit = commit;

@@ -13,9 +13,9 @@ pub enum Commit {
     /// Every batch waits for the confirmation of its commit before the next is handed over, for as long as that takes. A
     /// crash repeats one batch.
     EachBatch,
-    /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile. While less than
-    /// half of `max_batches` is unconfirmed, and no call and no revocation waits for it, one begins 200 ms after the
-    /// other at the soonest.
+    /// Commits go on beside the handling, one at a time; each carries all that was completed meanwhile. Those of a run
+    /// begin 200 ms after each other at the soonest, while less than half of `max_batches` is unconfirmed and no call and
+    /// no revocation waits for them.
     Overlapped {
         /// So many batches may be handled and not confirmed; then handling waits. A crash repeats at most these and the
         /// one in hand.

@@ -49,7 +49,7 @@ use crate::export::source::Source;
 /// so. It is committed then, in the background and never before. What is not done comes again: after a crash, and after
 /// an end, since neither dropping nor [`DataClient::close`] makes anything done.
 ///
-/// Of at most 64 calls' records that are done the commit may not be confirmed, or of 32,000 records where calls ask for
+/// Of at most 256 calls' records that are done the commit may not be confirmed, or of 128,000 records where calls ask for
 /// less than 500; then a call waits. A partition that goes to another member waits up to 30 seconds until what was
 /// handed out of it is done; else the other gets it, too. One of which 100,000 offsets were handed out beyond the first
 /// that is not done is not read on meanwhile.

@@ -121,7 +121,7 @@ impl Tracing {
             ]
         };
         let mut attributes = self.own.to_vec();
-        attributes.extend(agent.map(|agent| KeyValue::new("kafka_envelope.agent", agent.to_owned())));
+        attributes.extend(agent.map(|agent| KeyValue::new("messaging.process.agent.name", agent.to_owned())));
         attributes.extend(count.map(message_count));
         if let [one] = records {
             attributes.extend(place(one));

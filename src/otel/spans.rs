@@ -11,8 +11,8 @@ use crate::fault::Fault;
 
 /// The most bytes of an error's text in a span.
 const LONGEST: usize = 1_024;
-/// So many batches are remembered that wait for a commit, which more only wait for where none gets through.
-const REMEMBERED: usize = 128;
+/// So many batches that wait for a commit are remembered, as many as may wait unless a service says more.
+const REMEMBERED: usize = 256;
 
 /// None: the tracer provider panicked.
 pub(super) fn start(tracer: &BoxedTracer, builder: SpanBuilder, parent: &Context) -> Option<BoxedSpan> {

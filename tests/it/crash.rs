@@ -10,14 +10,25 @@ struct Config {
     broker: String,
     topic: String,
     group: String,
-    each_batch: bool,
+    commits: Commits,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Commits {
+    EachBatch,
+    Overlapped(usize),
+    Default,
 }
 
 /// Handles batches of ten and reports the first and last record of each, as a service that writes to a store would.
 #[test]
 fn a_worker() {
     let Some(config) = Worker::arguments::<Config>("crash::a_worker") else { return };
-    let commit = if config.each_batch { Commit::EachBatch } else { Commit::Overlapped { max_batches: 16 } };
+    let commit = match config.commits {
+        Commits::EachBatch => Commit::EachBatch,
+        Commits::Overlapped(max_batches) => Commit::Overlapped { max_batches },
+        Commits::Default => Commit::default(),
+    };
     let mut consumer = consumer(&config.broker, &config.group, &config.topic)
         .batch_size(10)
         .commit(commit)
@@ -37,22 +48,27 @@ fn a_worker() {
 #[test]
 fn after_a_kill_everything_from_the_last_commit_on_comes_again() {
     let broker = shared_broker();
-    for (each_batch, records, records_at_risk) in [(false, 200_000, 17 * 10), (true, 5_000, 10)] {
+    let cases = [
+        (Commits::EachBatch, 5_000, 10),
+        (Commits::Overlapped(16), 200_000, 17 * 10),
+        (Commits::Default, 200_000, 257 * 10),
+    ];
+    for (commits, records, records_at_risk) in cases {
         let (topic, group) = (TestTopic::new(broker, 1), group());
         produce_numbers(broker, &topic, 0, 0..records);
-        let config = Config { broker: broker.into(), topic: topic.to_string(), group: group.clone(), each_batch };
+        let config = Config { broker: broker.into(), topic: topic.to_string(), group: group.clone(), commits };
         // The next number that nobody has handled.
         let mut next = 0;
         // Takes a batch's (first, last): it goes on where the one before ended.
         let follows = |at: &mut u64, (first, last): (u64, u64)| {
-            assert_eq!(first, *at, "each_batch: {each_batch}");
+            assert_eq!(first, *at, "{commits:?}");
             *at = last + 1;
         };
         for upto in [300, 1_500] {
             let mut worker = Worker::spawn("crash::a_worker", &config);
             let (first, last) = worker.next::<(u64, u64)>(PATIENCE);
             assert!(first <= next, "{next} to {first} are lost");
-            assert!(next - first <= records_at_risk, "{} came again, each_batch: {each_batch}", next - first);
+            assert!(next - first <= records_at_risk, "{} came again, {commits:?}", next - first);
             next = last + 1;
             while next < upto {
                 follows(&mut next, worker.next(PATIENCE));

@@ -194,6 +194,25 @@ fn a_rebalance_moves_the_lag() {
     lag(&two, 0.0);
 }
 
+/// On the embedded broker, which can be told that a group does not know its member.
+#[test]
+fn a_lost_assignment_is_counted() {
+    let (exporter, service) = (exporter(), unique("lost"));
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("t", 1).unwrap();
+    let short = [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "300")];
+    let builder = Consumer::builder(&service, broker.bootstrap_servers(), &group()).topics(["t"]).config(short);
+    let _consumer = builder.build().unwrap();
+    let rebalances = |kind, least| {
+        let labels = [(CLIENT, &*service), ("messaging_kafka_rebalance_type", kind)];
+        exporter.is_at_least("messaging_client_rebalances_total", &labels, least);
+    };
+    rebalances("assigned", 1.0);
+    broker.fail_next(ApiKey::Heartbeat, [ErrorCode::UnknownMemberId]).unwrap();
+    rebalances("lost", 1.0);
+    rebalances("assigned", 2.0);
+}
+
 /// What stands at the end of the log of transactions is no record, and is no lag.
 #[test]
 fn transactions_are_counted_and_leave_no_lag() {

@@ -70,13 +70,16 @@ fn words(query: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| word.starts_with("messaging_") || *word == "error_type")
 }
 
-/// Every `expr` in a JSON text.
+/// Every `expr` of a panel and `definition` and `query` of a variable in a JSON text.
 fn queries(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
-                    Value::String(text) if name == "expr" || name == "definition" => {
+                    // Of an annotation it is the data source's name.
+                    Value::String(text)
+                        if matches!(name.as_str(), "expr" | "definition" | "query") && text != "prometheus" =>
+                    {
                         found.push(text.clone());
                     }
                     value => queries(value, found),

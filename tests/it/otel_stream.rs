@@ -50,7 +50,7 @@ fn calls_of_agents_are_part_of_the_trace() {
 
             let sent = spans.wait(&format!("send {}", &*input), 2);
             let of = |agent: &str| {
-                let is_its = |span: &&_| attribute(span, "kafka_envelope.agent").as_deref() == Some(agent);
+                let is_its = |span: &&_| attribute(span, "messaging.process.agent.name").as_deref() == Some(agent);
                 processed.iter().filter(is_its).collect::<Vec<_>>()
             };
             let each = of("each");

@@ -18,7 +18,7 @@ const LONGEST_COMMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// While nobody waits for them, commits begin no sooner after each other: at a trickle of records each would be a request of
 /// its own, and brokers write all of them down, beside the records that they hand on meanwhile.
-const COMMIT_PACE: Duration = Duration::from_millis(200);
+pub(super) const COMMIT_PACE: Duration = Duration::from_millis(200);
 
 /// Partitions that a broker has answered for so long, and nothing else, that it does not know are gone: their topic was
 /// deleted. Of some among others librdkafka does not ask again by itself, so a count of answers would say little.
@@ -50,7 +50,8 @@ impl Fetch {
     /// Commits what is completed, in its time.
     pub(super) fn commit(&mut self) {
         let due = self.commit_began.map(|began| began + COMMIT_PACE).filter(|due| Instant::now() < *due);
-        if due.is_some() && self.link.lock().commits_can_wait {
+        // One that failed has pauses of its own.
+        if due.is_some() && self.commit_failures == 0 && self.link.lock().commits_can_wait {
             self.commit_due = due;
         } else {
             self.commit_at_once();

@@ -33,6 +33,8 @@ impl Fetch {
     /// What was delivered of the topic is void, and its partitions are read from the start.
     pub(super) fn made_anew(&mut self, topic: &str) {
         log::warn!("topic {topic} was deleted and made anew: it is read from its start");
+        // What is committed would skip records of the new log.
+        self.commit_began = None;
         let mut state = self.link.lock();
         // Those too whose revocation is under way.
         state.ledger.made_anew(topic);
@@ -79,6 +81,7 @@ impl Fetch {
 
     /// Partitions start again at these offsets: what was delivered of them is void.
     pub(super) fn rewind(&mut self, partitions: Vec<(PartitionId, i64)>, why: &str) {
+        self.commit_began = None;
         let mut state = self.link.lock();
         let mut told = Vec::new();
         for (id, offset) in partitions {

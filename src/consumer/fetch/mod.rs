@@ -110,6 +110,7 @@ pub(super) struct Fetch {
     unknown_since: Option<Instant>,
     commit_not_before: Option<Instant>,
     /// When the last one was sent, and until when the next, if there is one, is put off because nobody waits for it.
+    /// Since when the next commit is to come in its time. None: it goes at once.
     commit_began: Option<Instant>,
     commit_due: Option<Instant>,
     commit_sight: CommitSight,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::commits::COMMIT_PACE;
 use super::rebalance::ANSWERS;
 use super::watch::Restart;
 use super::*;
@@ -417,7 +418,15 @@ fn commits_are_put_off_while_nobody_waits() {
         assert!(fetch.patience() <= left && Instant::now() < deadline, "{left:?}");
         fetch.link.bell.wait(left);
     }
-    assert!(is_in_flight(&fetch) && began.elapsed() >= Duration::from_millis(20), "{:?}", began.elapsed());
+    assert!(is_in_flight(&fetch) && began.elapsed() >= COMMIT_PACE, "{:?}", began.elapsed());
+    answer(&mut fetch);
+
+    complete_one(&mut fetch);
+    fetch.commit_began = Some(Instant::now() + PATIENCE);
+    let id = fetch.lane().id;
+    fetch.rewind(vec![(id, 0)], "");
+    fetch.commit();
+    assert!(is_in_flight(&fetch), "what is committed would skip records of the new log");
     answer(&mut fetch);
 
     complete_one(&mut fetch);
