@@ -76,7 +76,7 @@ fn queries(value: &Value, found: &mut Vec<String>) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value {
-                    // Of an annotation it is the data source's name.
+                    // Of the variable that chooses a data source it is the kind of that.
                     Value::String(text)
                         if matches!(name.as_str(), "expr" | "definition" | "query") && text != "prometheus" =>
                     {
